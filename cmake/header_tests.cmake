@@ -1,0 +1,26 @@
+# Each public header compiles alone, and a second inclusion changes nothing. Target: header_tests (part of 'all').
+file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/include/peft/*.hpp)
+find_package(MPI QUIET COMPONENTS CXX)
+if(NOT MPI_CXX_FOUND)
+  list(FILTER headers EXCLUDE REGEX "^peft/ext/mpi\\.hpp$")
+endif()
+find_package(BLAS QUIET)
+if(NOT BLAS_FOUND)
+  list(FILTER headers EXCLUDE REGEX "^peft/ext/blas\\.hpp$")
+endif()
+
+set(sources "")
+foreach(header IN LISTS headers)
+  string(MAKE_C_IDENTIFIER ${header} name)
+  set(source ${CMAKE_CURRENT_BINARY_DIR}/header_tests/${name}.cpp)
+  file(CONFIGURE OUTPUT ${source} CONTENT "#include <@header@>\n\n#include <@header@>\n" @ONLY)
+  list(APPEND sources ${source})
+endforeach()
+
+add_library(header_tests OBJECT ${sources})
+# Nothing is instantiated here, so there is nothing to optimise.
+target_compile_options(header_tests PRIVATE -O0)
+target_link_libraries(header_tests PRIVATE peft_dev xtensor)
+if(MPI_CXX_FOUND)
+  target_link_libraries(header_tests PRIVATE MPI::MPI_CXX)
+endif()
