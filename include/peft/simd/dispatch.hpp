@@ -75,7 +75,7 @@ PEFT_ISA_END
 
 PEFT_ISA_DETAIL_BEGIN
 
-// A kernel is a struct with `template <class L> static PEFT_INLINE R run(args...)`, its body, written once for any
+// A kernel is a struct with `template <class L> PEFT_INLINE static R run(args...)`, its body, written once for any
 // vector width. The entries below are the only functions that carry a target; the body is inlined into each.
 // No OpenMP below this line: an outlined parallel region would lose the target.
 

@@ -1,0 +1,62 @@
+#pragma once
+#include <peft/core/error.hpp>
+#include <peft/core/value.hpp>
+
+#include <array>
+#include <string_view>
+#include <tuple>
+
+PEFT_BEGIN
+
+/// A tensor of a method and its key in a Hugging Face file, after "base_model.model.<module>.".
+struct TensorKey {
+    std::string_view tensor;   ///< the name each_tensor gives
+    std::string_view key;
+};
+
+/// Whether a configuration field may differ from module to module, and how files say so.
+enum class Scope {
+    model,     ///< one value for all modules
+    rank,      ///< rank_pattern overrides it
+    alpha,     ///< alpha_pattern overrides it
+    members,   ///< the field is a list of modules; the option is true for those it matches
+};
+
+/// A configuration field and the option it stands for; read in both directions.
+template <class Options, class Member> struct ConfigField {
+    std::string_view key;
+    Member Options::*option;
+    Scope scope = Scope::model;
+};
+template <class Options, class Member> ConfigField(std::string_view, Member Options::*) -> ConfigField<Options, Member>;
+template <class Options, class Member> ConfigField(std::string_view, Member Options::*, Scope) -> ConfigField<Options, Member>;
+
+/// A configuration field that must have this value; written always, verified on reading.
+struct FixedField {
+    std::string_view key;
+    bool value;
+};
+
+/// A configuration as a method's claims() sees it.
+class ConfigView {
+public:
+    explicit ConfigView(const Value& config) noexcept : config_(&config) {}
+    const Value& value() const noexcept { return *config_; }
+    /// True if the key is there and holds true.
+    bool flag(std::string_view key) const {
+        const Value* found = config_->find(key);
+        return found != nullptr && found->is_bool() && found->as_bool();
+    }
+
+private:
+    const Value* config_;
+};
+
+/// What Hugging Face calls things. Specialise it beside the method:
+///   static constexpr std::string_view peft_type;     upper case; methods that upstream lacks begin with "X_"
+///   static constexpr std::array keys{TensorKey{...}, ...};
+///   static constexpr std::tuple fields{ConfigField{...}, FixedField{...}, ...};
+///   static bool claims(const ConfigView&);           optional: which configurations of this peft_type are this method
+template <class Method> struct hf_format;
+
+PEFT_END

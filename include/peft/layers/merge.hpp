@@ -1,0 +1,467 @@
+#pragma once
+#include <peft/core/concepts.hpp>
+#include <peft/core/threads.hpp>
+#include <peft/kernels/checksum.hpp>
+#include <peft/kernels/elementwise.hpp>
+#include <peft/layers/journal.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <new>
+#include <utility>
+
+PEFT_BEGIN
+
+/// How unmerge gets the old weights back.
+enum class MergeMode {
+    journal,   ///< from the merged weights, the plan and a journal of rounding differences: at most a copy, usually 1/8 of one or less
+    copy,      ///< from a copy of every touched row: faster, and as large as the weight
+    discard,   ///< not at all
+};
+
+/// What a merge did. Errors and shares are over all weights whose change is not zero.
+struct MergeReport {
+    std::size_t weights = 0;         ///< weights in the layer
+    std::size_t changing = 0;        ///< weights whose change is not zero
+    std::size_t unmoved = 0;         ///< of those, weights that rounding left as they were
+    double relative_error = 0;       ///< rms(stored result - exact result) / rms(change)
+    std::size_t journal_bytes = 0;   ///< kept for unmerge
+
+    /// Share of the changing weights on which the merge had no effect.
+    double unmoved_share() const noexcept { return changing == 0 ? 0.0 : static_cast<double>(unmoved) / static_cast<double>(changing); }
+    double journal_bits_per_weight() const noexcept { return weights == 0 ? 0.0 : 8.0 * static_cast<double>(journal_bytes) / static_cast<double>(weights); }
+};
+
+/// All that unmerge needs. Holds no reference to the base; may be kept and handed on, also to units with other flags.
+template <Scalar T> struct MergeRecord {
+    PlanPointer<T> plan;
+    MergeMode mode = MergeMode::journal;
+    std::size_t block_rows = 0;
+    std::vector<MergeBlock> blocks;
+    Matrix<T> old_bias;
+    Matrix<T> new_bias;
+    bool bias_changed = false;
+    bool bias_created = false;
+    std::uint64_t token = 0;            ///< left with the base
+    std::uint64_t previous_token = 0;   ///< what it replaced
+    MergeReport report;
+};
+
+PEFT_END
+
+PEFT_ISA_DETAIL_BEGIN
+
+template <class L> struct stored_of { using type = linear_value_t<L>; };
+template <class L> requires requires { typename L::storage_type; } struct stored_of<L> { using type = typename L::storage_type; };
+/// What the weights of a base are stored in; the compute type if it does not say.
+template <class L> using stored_t = typename stored_of<L>::type;
+
+template <class L, class S> void read_stored_rows(const L& base, std::size_t first, MatrixView<S> rows) {
+    if constexpr (requires { base.read_stored(first, rows); }) base.read_stored(first, rows);
+    else linear_access<L>::read_rows(base, first, rows);
+}
+template <class L, class S> void write_stored_rows(L& base, std::size_t first, MatrixView<const S> rows) {
+    if constexpr (requires { base.write_stored(first, rows); }) base.write_stored(first, rows);
+    else linear_access<L>::write_rows(base, first, rows);
+}
+template <class L> std::uint64_t merge_token_of(const L& base) {
+    if constexpr (requires { base.merge_token(); }) return base.merge_token();
+    else return 0;
+}
+template <class L> void set_merge_token_of(L& base, std::uint64_t token) {
+    if constexpr (requires { base.set_merge_token(token); }) base.set_merge_token(token);
+}
+
+template <StorageScalar S> std::uint64_t checksum_rows(MatrixView<const S> rows) noexcept {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < rows.rows(); ++i) sum = checksum(rows.row(i), rows.cols() * sizeof(S), sum);
+    return sum;
+}
+
+/// About 64 Ki weights: the buffers of a block stay in cache. Depends on the shape alone, so results do not depend on threads.
+inline std::size_t merge_block_rows(LayerShape shape) noexcept {
+    const std::size_t rows = std::size_t{65536} / std::max<std::size_t>(shape.in, 1);
+    return std::clamp<std::size_t>(rows, 8, 256);
+}
+
+enum class Fault : int { none, base_not_finite, result_not_finite, out_of_memory, changed };
+
+/// The buffers of one block of a merge or unmerge.
+template <Scalar T, StorageScalar S> struct MergeBuffers {
+    MatrixView<S> original;
+    MatrixView<S> stored;
+    MatrixView<T> work;
+    MatrixView<T> rows;
+
+    MergeBuffers(ArenaScope& scope, std::size_t count, std::size_t in)
+        : original(scope.matrix<S>(count, in)), stored(scope.matrix<S>(count, in)), work(scope.matrix<T>(count, in)), rows(scope.matrix<T>(count, in)) {}
+};
+
+template <Scalar T, StorageScalar S> void widen_rows(MatrixView<const S> from, MatrixView<T> to) {
+    for (std::size_t i = 0; i < from.rows(); ++i) {
+        if constexpr (std::is_same_v<T, S>) std::memcpy(to.row(i), from.row(i), from.cols() * sizeof(T));
+        else widen(from.row_span(i), to.row_span(i));
+    }
+}
+template <Scalar T, StorageScalar S> void round_row(std::span<const T> from, std::span<S> to) {
+    if constexpr (std::is_same_v<T, S>) std::memcpy(to.data(), from.data(), from.size() * sizeof(T));
+    else round_to_storage(from, to);
+}
+
+/// Rounding of one row: what the report says.
+template <Scalar T, StorageScalar S> struct RowStatistics {
+    double error = 0;
+    double change = 0;
+    std::size_t changing = 0;
+    std::size_t unmoved = 0;
+
+    void add(bool additive, std::span<const S> before, std::span<const T> work, std::span<const T> target, std::span<const S> after) noexcept {
+        for (std::size_t j = 0; j < before.size(); ++j) {
+            const auto w = static_cast<double>(widen(before[j]));
+            const double exact = additive ? w + static_cast<double>(work[j]) : static_cast<double>(target[j]);
+            const double d = exact - w;
+            const double e = static_cast<double>(widen(after[j])) - exact;
+            error += e * e;
+            change += d * d;
+            changing += d != 0 ? 1 : 0;
+            unmoved += d != 0 && std::bit_cast<bits_t<S>>(before[j]) == std::bit_cast<bits_t<S>>(after[j]) ? 1 : 0;
+        }
+    }
+};
+
+/// One merge in progress: makes W' block by block and can take back what is done.
+template <class L> class Merging {
+public:
+    using T = linear_value_t<L>;
+    using S = stored_t<L>;
+
+    Merging(L& base, MergeRecord<T>& record) : base_(base), record_(record), shape_(linear_access<L>::shape(base)) {
+        record.block_rows = merge_block_rows(shape_);
+        record.blocks.resize((shape_.out + record.block_rows - 1) / record.block_rows);
+        statistics_.resize(record.blocks.size());
+        faults_.resize(record.blocks.size(), Fault::none);
+        done_.resize(record.blocks.size(), 0);
+    }
+
+    void run() {
+        const std::size_t blocks = record_.blocks.size();
+        if (record_.mode == MergeMode::discard) {
+            if (blocks != 0) pass(0, false);            // grows this thread's scratch: the writing pass must not fail
+            parallel_for(blocks, true, [this](std::size_t b) { pass(b, false); });
+            raise();
+            for (std::size_t b = 0; b < blocks; ++b) pass(b, true);
+        } else {
+            parallel_for(blocks, true, [this](std::size_t b) { pass(b, true); });
+        }
+        raise();
+        finish_report();
+    }
+
+    /// Gives all rows their old bytes.
+    void roll_back() {
+        for (std::size_t b = 0; b < record_.blocks.size(); ++b) {
+            if (done_[b] != 0) restore_block<L>(base_, record_, b, shape_, true);
+        }
+    }
+
+    /// Reads merged rows, gives them their old bytes; `write` false only checks that they are what the merge left.
+    template <class Base> static Fault restore_block(Base& base, const MergeRecord<T>& record, std::size_t b, LayerShape shape, bool write) {
+        const MergeBlock& block = record.blocks[b];
+        if (block.kind == BlockKind::untouched) return Fault::none;
+        const std::size_t first = b * record.block_rows;
+        const std::size_t count = std::min(record.block_rows, shape.out - first);
+        ArenaScope scope;
+        MergeBuffers<T, S> m(scope, count, shape.in);
+        read_stored_rows<Base, S>(base, first, m.stored);
+        if (checksum_rows<S>(m.stored) != block.after) return Fault::changed;
+        if (!write) return Fault::none;
+        if (block.kind == BlockKind::copy) {
+            if (shape.in != 0) std::memcpy(static_cast<void*>(m.original.data()), block.bytes.data(), block.bytes.size());
+        } else {
+            record.plan->prepare(first, m.work);
+            widen_rows<T, S>(m.stored, m.rows);
+            record.plan->revert(first, m.work, m.rows);
+            const std::uint8_t* at = block.bytes.data() + (count + 3) / 4;
+            for (std::size_t i = 0; i < count; ++i) {
+                const auto kind = static_cast<RowKind>((block.bytes[i / 4] >> (2 * (i % 4))) & 3u);
+                if (kind == RowKind::untouched) {
+                    std::memcpy(static_cast<void*>(m.original.row(i)), m.stored.row(i), shape.in * sizeof(S));
+                } else {
+                    round_row<T, S>(m.rows.row_span(i), m.original.row_span(i));
+                    at += decode_row<S>(kind, at, m.original.row_span(i));
+                }
+            }
+        }
+        if (checksum_rows<S>(m.original) != block.before) return Fault::changed;
+        write_stored_rows<Base, S>(base, first, m.original);
+        return Fault::none;
+    }
+
+    /// The rows of a block as the merge made them, from the old ones: takes back an unmerge that could not be finished.
+    static void remake_block(L& base, const MergeRecord<T>& record, std::size_t b, LayerShape shape) {
+        const std::size_t first = b * record.block_rows;
+        const std::size_t count = std::min(record.block_rows, shape.out - first);
+        ArenaScope scope;
+        MergeBuffers<T, S> m(scope, count, shape.in);
+        make_rows(base, record, first, m);
+        write_stored_rows<L, S>(base, first, m.stored);
+    }
+
+private:
+    /// Fills original, work, rows (W' unrounded) and stored (W' rounded; untouched rows as they were). Says what is wrong.
+    static Fault make_rows(const L& base, const MergeRecord<T>& record, std::size_t first, MergeBuffers<T, S>& m) {
+        const MergePlan<T>& plan = *record.plan;
+        read_stored_rows<L, S>(base, first, m.original);
+        plan.prepare(first, m.work);
+        widen_rows<T, S>(m.original, m.rows);
+        plan.apply(first, m.work, m.rows);
+        for (std::size_t i = 0; i < m.rows.rows(); ++i) {
+            if (!plan.touches(first, m.work, i)) {
+                std::memcpy(static_cast<void*>(m.stored.row(i)), m.original.row(i), m.original.cols() * sizeof(S));
+                continue;
+            }
+            if (!all_finite(std::span<const S>(m.original.row_span(i)))) return Fault::base_not_finite;
+            round_row<T, S>(m.rows.row_span(i), m.stored.row_span(i));
+            if (!all_finite(std::span<const S>(m.stored.row_span(i)))) return Fault::result_not_finite;
+        }
+        return Fault::none;
+    }
+
+    void pass(std::size_t b, bool write) noexcept {
+        if (stop_.load(std::memory_order_relaxed)) return;
+        try {
+            faults_[b] = merge_block(b, write);
+        } catch (const std::bad_alloc&) {
+            faults_[b] = Fault::out_of_memory;
+        }
+        if (faults_[b] != Fault::none) stop_.store(true, std::memory_order_relaxed);
+    }
+
+    Fault merge_block(std::size_t b, bool write) {
+        const std::size_t first = b * record_.block_rows;
+        const std::size_t count = std::min(record_.block_rows, shape_.out - first);
+        const MergePlan<T>& plan = *record_.plan;
+        ArenaScope scope;
+        MergeBuffers<T, S> m(scope, count, shape_.in);
+        if (const Fault fault = make_rows(base_, record_, first, m); fault != Fault::none) return fault;
+        if (!write) return Fault::none;
+
+        MergeBlock block;
+        RowStatistics<T, S> statistics;
+        bool any = false;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (!plan.touches(first, m.work, i)) continue;
+            any = true;
+            statistics.add(plan.additive(), m.original.row_span(i), m.work.row_span(i), m.rows.row_span(i), m.stored.row_span(i));
+        }
+        if (any) {
+            block.before = checksum_rows<S>(m.original);
+            block.after = checksum_rows<S>(m.stored);
+            if (record_.mode == MergeMode::journal) write_journal(first, m, block);
+            if (record_.mode == MergeMode::copy) copy_rows(m, block);
+            if (record_.mode == MergeMode::discard) block.kind = BlockKind::copy;
+            write_stored_rows<L, S>(base_, first, m.stored);
+        }
+        record_.blocks[b] = std::move(block);
+        statistics_[b] = statistics;
+        done_[b] = any ? 1 : 0;
+        return Fault::none;
+    }
+
+    void write_journal(std::size_t first, MergeBuffers<T, S>& m, MergeBlock& block) const {
+        const MergePlan<T>& plan = *record_.plan;
+        const std::size_t count = m.rows.rows();
+        block.kind = BlockKind::rows;
+        block.bytes.assign((count + 3) / 4, 0);
+        widen_rows<T, S>(m.stored, m.rows);
+        plan.revert(first, m.work, m.rows);
+        ArenaScope scope;
+        const auto reverted = scope.template vector<S>(m.rows.cols());
+        for (std::size_t i = 0; i < count; ++i) {
+            if (!plan.touches(first, m.work, i)) continue;
+            round_row<T, S>(m.rows.row_span(i), reverted);
+            const auto kind = encode_row<S>(m.original.row_span(i), reverted, block.bytes);
+            block.bytes[i / 4] = static_cast<std::uint8_t>(block.bytes[i / 4] | (static_cast<unsigned>(kind) << (2 * (i % 4))));
+        }
+        if (block.bytes.size() >= m.original.size() * sizeof(S)) copy_rows(m, block);
+        else block.bytes.shrink_to_fit();
+    }
+
+    static void copy_rows(const MergeBuffers<T, S>& m, MergeBlock& block) {
+        block.kind = BlockKind::copy;
+        const auto* source = reinterpret_cast<const std::uint8_t*>(m.original.data());
+        block.bytes.assign(source, source + m.original.size() * sizeof(S));
+    }
+
+    void raise() {
+        if (!stop_.load()) return;
+        const auto bad = std::find_if(faults_.begin(), faults_.end(), [](Fault fault) { return fault != Fault::none; });
+        const Fault fault = *bad;
+        roll_back();
+        const std::size_t first = static_cast<std::size_t>(bad - faults_.begin()) * record_.block_rows;
+        const std::string where = "merge: rows " + std::to_string(first) + " to " + std::to_string(std::min(first + record_.block_rows, shape_.out) - 1) + " of the weight";
+        if (fault == Fault::out_of_memory) throw std::bad_alloc();
+        if (fault == Fault::base_not_finite) {
+            throw NumericError("the base already holds NaN or infinity; nothing was changed", {.subject = where, .expected = "finite numbers"});
+        }
+        throw NumericError("the merged weight does not fit its storage type; nothing was changed", {.subject = where, .expected = "finite numbers", .found = "NaN or infinity"});
+    }
+
+    void finish_report() {
+        MergeReport& report = record_.report;
+        report.weights = shape_.in * shape_.out;
+        double error = 0;
+        double change = 0;
+        for (std::size_t b = 0; b < statistics_.size(); ++b) {
+            error += statistics_[b].error;
+            change += statistics_[b].change;
+            report.changing += statistics_[b].changing;
+            report.unmoved += statistics_[b].unmoved;
+            report.journal_bytes += record_.blocks[b].bytes.size();
+        }
+        report.relative_error = change == 0 ? 0.0 : std::sqrt(error / change);
+    }
+
+    L& base_;
+    MergeRecord<T>& record_;
+    LayerShape shape_;
+    std::vector<RowStatistics<T, S>> statistics_;
+    std::vector<Fault> faults_;
+    std::vector<std::uint8_t> done_;
+    std::atomic<bool> stop_{false};
+};
+
+PEFT_ISA_DETAIL_END
+
+PEFT_ISA_BEGIN
+
+/// Writes the plan's change into the weight and bias of the base. Either all of it happens, or an exception leaves every
+/// byte as it was:
+///   ShapeError     the plan is for another shape;
+///   NumericError   a tensor of the plan, a touched row of the base, or the result is not finite;
+///   StateError     the plan adds a bias and the base has none and cannot create one.
+/// Rows the plan does not touch are not read. The result does not depend on the number of threads.
+template <WritableLinear L> MergeRecord<linear_value_t<L>> merge_into(L& base, PlanPointer<linear_value_t<L>> plan, MergeMode mode = MergeMode::journal) {
+    using T = linear_value_t<L>;
+    const LayerShape shape = linear_access<L>::shape(base);
+    expect_shape("merge: plan", plan->shape().out, plan->shape().in, shape.out, shape.in);
+    if (const char* name = plan->non_finite()) {
+        throw NumericError("the adapter holds NaN or infinity; nothing was changed", {.subject = std::string("merge: ") + name, .expected = "finite numbers"});
+    }
+    MergeRecord<T> record;
+    record.plan = std::move(plan);
+    record.mode = mode;
+    record.previous_token = detail::merge_token_of(base);
+
+    const BiasChange change = record.plan->bias_change();
+    const std::span<const T> old_bias = linear_access<L>::bias(base);
+    record.bias_changed = change == BiasChange::adds || (change == BiasChange::scales && !old_bias.empty());
+    if (record.bias_changed) {
+        record.old_bias = Matrix<T>(MatrixView<const T>(old_bias.data(), old_bias.empty() ? 0 : 1, old_bias.size()));
+        record.new_bias = old_bias.empty() ? Matrix<T>(1, shape.out) : record.old_bias;
+        record.plan->apply_bias(record.new_bias.flat());
+        if (!all_finite(std::as_const(record.new_bias).flat())) {
+            throw NumericError("the merged bias is not finite; nothing was changed", {.subject = "merge: bias", .expected = "finite numbers", .found = "NaN or infinity"});
+        }
+        if (old_bias.empty()) {
+            if constexpr (requires { base.ensure_bias(); base.drop_bias(); }) {
+                base.ensure_bias();
+                record.bias_created = true;
+            } else {
+                throw StateError("the method adds a bias, and this base has none and cannot create one", {.subject = "merge: bias"});
+            }
+        }
+    }
+    try {
+        detail::Merging<L>(base, record).run();
+    } catch (...) {
+        if constexpr (requires { base.drop_bias(); }) {
+            if (record.bias_created) base.drop_bias();
+        }
+        throw;
+    }
+    if (record.bias_changed) {
+        if constexpr (requires { base.bias().data(); base.bias()[0] = T(0); }) copy<T>(std::as_const(record.new_bias).flat(), std::span<T>(base.bias()));
+    }
+    std::uint64_t token = record.previous_token + 1;
+    for (const MergeBlock& block : record.blocks) token = detail::mix64(token ^ block.after) + 1;
+    record.token = token;
+    detail::set_merge_token_of(base, token);
+    return record;
+}
+
+/// Gives the base the bytes it had before the merge and empties the record. Throws StateError, with nothing changed, when
+/// the merge discarded the old weights, when another merge lies above it, or when somebody else has written to the base.
+template <WritableLinear L> void unmerge_from(L& base, MergeRecord<linear_value_t<L>>& record) {
+    using T = linear_value_t<L>;
+    using Merging = detail::Merging<L>;
+    if (record.plan == nullptr) throw StateError("nothing is merged", {.subject = "unmerge"});
+    if (record.mode == MergeMode::discard) throw StateError("the merge discarded the old weights", {.subject = "unmerge", .expected = "MergeMode::journal or copy"});
+    if (detail::merge_token_of(base) != record.token && detail::merge_token_of(base) != 0) {
+        throw StateError("another merge into this base came later; take that one back first", {.subject = "unmerge"});
+    }
+    if (detail::merge_token_of(base) != record.token) {
+        if constexpr (requires { base.merge_token(); }) throw StateError("this base does not know of the merge", {.subject = "unmerge"});
+    }
+    const LayerShape shape = linear_access<L>::shape(base);
+    const std::string changed_text = "the base has been written to since the merge; nothing was changed";
+    if (record.bias_changed) {
+        const std::span<const T> bias = linear_access<L>::bias(base);
+        if (bias.size() != shape.out || std::memcmp(bias.data(), record.new_bias.data(), bias.size() * sizeof(T)) != 0) {
+            throw StateError(changed_text, {.subject = "unmerge: bias"});
+        }
+    }
+    const std::size_t blocks = record.blocks.size();
+    std::atomic<int> worst{0};
+    std::vector<std::uint8_t> done(blocks, 0);
+    const auto run = [&](bool write) {
+        parallel_for(blocks, true, [&, write](std::size_t b) {
+            if (worst.load() != 0) return;
+            detail::Fault fault = detail::Fault::out_of_memory;
+            try {
+                fault = Merging::restore_block(base, record, b, shape, write);
+                done[b] = write && fault == detail::Fault::none ? 1 : 0;
+            } catch (const std::bad_alloc&) {
+            }
+            if (fault != detail::Fault::none) worst.store(static_cast<int>(fault));
+        });
+    };
+    run(false);
+    if (worst.load() == 0) run(true);
+    if (const auto fault = static_cast<detail::Fault>(worst.load()); fault != detail::Fault::none) {
+        for (std::size_t b = 0; b < blocks; ++b) {
+            if (done[b] != 0 && record.blocks[b].kind != BlockKind::untouched) Merging::remake_block(base, record, b, shape);
+        }
+        if (fault == detail::Fault::out_of_memory) throw std::bad_alloc();
+        throw StateError(changed_text, {.subject = "unmerge: weight"});
+    }
+    if (record.bias_changed) {
+        if constexpr (requires { base.drop_bias(); }) {
+            if (record.bias_created) base.drop_bias();
+        }
+        if constexpr (requires { base.bias().data(); base.bias()[0] = T(0); }) {
+            if (!record.bias_created) copy<T>(std::as_const(record.old_bias).flat(), std::span<T>(base.bias()));
+        }
+    }
+    detail::set_merge_token_of(base, record.previous_token);
+    record = {};
+}
+
+/// Rows `first` .. of W' without touching the base: what merged_copy and read_rows of an adapted layer are made of.
+template <ReadableLinear L>
+void planned_rows(const L& base, const MergePlan<linear_value_t<L>>& plan, std::size_t first, MatrixView<linear_value_t<L>> rows) {
+    using T = linear_value_t<L>;
+    linear_access<L>::read_rows(base, first, rows);
+    ArenaScope scope;
+    const auto work = scope.matrix<T>(rows.rows(), rows.cols());
+    const auto changed = scope.matrix<T>(rows.rows(), rows.cols());
+    plan.prepare(first, work);
+    copy<T>(rows, changed);
+    plan.apply(first, work, changed);
+    for (std::size_t i = 0; i < rows.rows(); ++i) {
+        if (plan.touches(first, work, i)) copy<T>(std::span<const T>(changed.row_span(i)), rows.row_span(i));
+    }
+}
+
+PEFT_ISA_END
