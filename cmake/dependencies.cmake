@@ -1,5 +1,5 @@
 # peft_require(<name>...) makes the target of a third-party library available: one that exists already, else the installed
-# package, else FetchContent at a pinned commit. All are used as imported targets, so their headers are system headers
+# package, else FetchContent at a pinned commit or archive. All are used as imported targets, so their headers are system headers
 # and our warnings do not fire in them.
 #
 #   eigen      Eigen3::Eigen                    json    nlohmann_json::nlohmann_json     catch2  Catch2::Catch2 (v2 or v3)
@@ -7,15 +7,11 @@
 include_guard(GLOBAL)
 include(FetchContent)
 
-# Only the headers are wanted: the commit is unpacked, its own CMakeLists.txt is never read.
-function(peft_fetch_headers target include_dir name repository commit)
-  message(STATUS "peft: ${name} is not installed, fetching ${repository}")
-  find_package(Git QUIET)
-  if(NOT Git_FOUND)
-    message(FATAL_ERROR "peft: ${name} is neither installed nor can it be fetched, because git is missing. "
-                        "On Debian or Ubuntu 'sh cmake/bootstrap.sh setup' installs everything.")
-  endif()
-  FetchContent_Declare(peft_${name} GIT_REPOSITORY ${repository} GIT_TAG ${commit} SOURCE_SUBDIR no-cmake-here)
+# peft_fetch_headers(<target> <include dir> <name> <where: arguments of FetchContent_Declare>...)
+# Only the headers are wanted: the source is unpacked, its own CMakeLists.txt is never read.
+function(peft_fetch_headers target include_dir name)
+  message(STATUS "peft: ${name} is not installed, fetching it (on Debian and Ubuntu 'sh cmake/bootstrap.sh setup' installs all)")
+  FetchContent_Declare(peft_${name} ${ARGN} SOURCE_SUBDIR no-cmake-here)
   FetchContent_MakeAvailable(peft_${name})
   if(NOT TARGET ${target})
     add_library(${target} INTERFACE IMPORTED GLOBAL)
@@ -37,34 +33,38 @@ function(peft_require)
         message(FATAL_ERROR "peft: Eigen ${Eigen3_VERSION} in ${Eigen3_DIR}, 3.4 or later is needed")
       endif()
       if(NOT TARGET Eigen3::Eigen)
-        peft_fetch_headers(Eigen3::Eigen . eigen https://gitlab.com/libeigen/eigen.git
-                           3147391d946bb4b6c68edd901f2add6ac1f31f8c) # 3.4.0
+        peft_fetch_headers(Eigen3::Eigen . eigen
+                           URL https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.gz
+                           URL_HASH SHA256=8586084f71f9bde545ee7fa6d00288b264a2b7ac3607b974e54d13e7162c1c72
+                           DOWNLOAD_EXTRACT_TIMESTAMP ON)
       endif()
     elseif(name STREQUAL "json")
       peft_find(nlohmann_json::nlohmann_json nlohmann_json)
       if(NOT TARGET nlohmann_json::nlohmann_json)
-        peft_fetch_headers(nlohmann_json::nlohmann_json include json https://github.com/nlohmann/json.git
-                           bc889afb4c5bf1c0d8ee29ef35eaaf4c8bef8a5d) # 3.11.2
+        peft_fetch_headers(nlohmann_json::nlohmann_json include json
+                           URL https://github.com/nlohmann/json/releases/download/v3.11.2/json.tar.xz
+                           URL_HASH SHA256=8c4b26bf4b422252e13f332bc5e388ec0ab5c3443d24399acb675e68278d341f
+                           DOWNLOAD_EXTRACT_TIMESTAMP ON)
       endif()
     elseif(name STREQUAL "xtensor")
       peft_find(xtensor xtensor)
       if(NOT TARGET xtensor)
-        peft_fetch_headers(xtensor include xtl https://github.com/xtensor-stack/xtl.git
-                           e697c91e2a3ac571d120d2b093fb3b250d060a7d) # 0.7.4
-        peft_fetch_headers(xtensor include xtensor https://github.com/xtensor-stack/xtensor.git
-                           9e8662ddad7fcd1a96969b96bf8955e59cf44978) # 0.24.3
+        peft_fetch_headers(xtensor include xtl GIT_REPOSITORY https://github.com/xtensor-stack/xtl.git
+                           GIT_TAG e697c91e2a3ac571d120d2b093fb3b250d060a7d) # 0.7.4
+        peft_fetch_headers(xtensor include xtensor GIT_REPOSITORY https://github.com/xtensor-stack/xtensor.git
+                           GIT_TAG 9e8662ddad7fcd1a96969b96bf8955e59cf44978) # 0.24.3
       endif()
     elseif(name STREQUAL "catch2")
       peft_find(Catch2::Catch2 Catch2)
       if(NOT TARGET Catch2::Catch2)
-        peft_fetch_headers(Catch2::Catch2 single_include catch2 https://github.com/catchorg/Catch2.git
-                           182c910b4b63ff587a3440e08f84f70497e49a81) # 2.13.10
+        peft_fetch_headers(Catch2::Catch2 single_include catch2 GIT_REPOSITORY https://github.com/catchorg/Catch2.git
+                           GIT_TAG 182c910b4b63ff587a3440e08f84f70497e49a81) # 2.13.10
       endif()
     elseif(name STREQUAL "cli11")
       peft_find(CLI11::CLI11 CLI11)
       if(NOT TARGET CLI11::CLI11)
-        peft_fetch_headers(CLI11::CLI11 include cli11 https://github.com/CLIUtils/CLI11.git
-                           70f8072f9dd2292fd0b9f9e5f58e279f60483ed3) # 2.1.2
+        peft_fetch_headers(CLI11::CLI11 include cli11 GIT_REPOSITORY https://github.com/CLIUtils/CLI11.git
+                           GIT_TAG 70f8072f9dd2292fd0b9f9e5f58e279f60483ed3) # 2.1.2
       endif()
     elseif(name STREQUAL "benchmark")
       peft_find(benchmark::benchmark benchmark)
