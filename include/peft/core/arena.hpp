@@ -95,6 +95,12 @@ inline Arena& thread_arena() {
     return arena;
 }
 
+/// Where inference keeps the caches of a call: apart from the scratch memory, whose scopes close in between.
+inline Arena& thread_keep_arena() {
+    static thread_local Arena arena;
+    return arena;
+}
+
 /// Gives back on destruction whatever was taken from the arena since construction.
 class ArenaScope {
 public:

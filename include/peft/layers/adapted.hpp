@@ -451,8 +451,9 @@ private:
         }
         expect_fresh();
         ArenaScope scope;
+        ArenaScope keep(thread_keep_arena());
         cache_t<Method> cache{};
-        const Call<Method> call{view(), scope.arena(), scope.arena(), cache, derived_, stream_, 0, false, true};
+        const Call<Method> call{view(), scope.arena(), keep.arena(), cache, derived_, stream_, 0, false, true};
         MatrixView<const T> z = x;
         if constexpr (InputAdapter<Method>) {
             if (detail::adapts_input(method_)) {

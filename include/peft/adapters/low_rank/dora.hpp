@@ -101,6 +101,15 @@ public:
             if (call.derived.norm(0, o) != T(0)) magnitude_.grad()(0, o) += dots(0, o) / call.derived.norm(0, o);
         }
         if (!options_.detach_norm) norm_gradient(call, dots);
+        if (!call.base_output) {       // y += (c - 1) x W^T + ...: what lies below sees dy as it is
+            const auto scaled = scope.matrix<T>(dy.rows(), out);
+            copy<T>(dy, scaled);
+            scale_columns<T>(call.derived.ratio.flat(), scaled);
+            low_rank::backward(call, lora_.factors(), lora_.gradients(), lora_.scale(), mask(call), x, MatrixView<const T>(scaled), dx, call.cache.low_rank);
+            axpy<T>(T(-1), dy, scaled);
+            call.base.transposed_product(scaled, dx);
+            return;
+        }
         scale_columns<T>(call.derived.ratio.flat(), dy);
         low_rank::backward(call, lora_.factors(), lora_.gradients(), lora_.scale(), mask(call), x, MatrixView<const T>(dy), dx, call.cache.low_rank);
     }
