@@ -132,6 +132,17 @@ void multiply_dots(const MatrixView<const T>& x, const MatrixView<const S>& w, c
     });
 }
 
+/// True if a product with x (n x in) and W (out x in) goes through dot products.
+PEFT_INLINE bool takes_dots(std::size_t n, std::size_t in, std::size_t out) noexcept {
+    return (out <= dot_columns || n <= dot_rows) && in >= dot_depth;
+}
+template <class T, class S>
+void multiply_nt_by(bool dots, const MatrixView<const T>& x, const MatrixView<const S>& w, const MatrixView<T>& y, const Finish<T>& finish) {
+    if (y.empty()) return;
+    if (dots) return multiply_dots<T, S>(x, w, y, finish);
+    multiply_packed<T, S>({x.data(), x.stride(), false}, {w.data(), w.stride(), false}, x.cols(), y, finish);
+}
+
 PEFT_ISA_DETAIL_END
 
 PEFT_ISA_BEGIN
@@ -144,12 +155,7 @@ void multiply_nt(std::type_identity_t<MatrixView<const T>> x, MatrixView<const S
                  std::type_identity_t<Product<T>> options = {}) {
     PEFT_EXPECTS(x.cols() == w.cols() && y.rows() == x.rows() && y.cols() == w.rows());
     PEFT_EXPECTS(options.bias.empty() || options.bias.size() == y.cols());
-    if (y.empty()) return;
-    const detail::Finish<T> finish = detail::finish_of(options);
-    if ((y.cols() <= detail::dot_columns || y.rows() <= detail::dot_rows) && x.cols() >= detail::dot_depth) {
-        return detail::multiply_dots<T, S>(x, w, y, finish);
-    }
-    detail::multiply_packed<T, S>({x.data(), x.stride(), false}, {w.data(), w.stride(), false}, x.cols(), y, finish);
+    detail::multiply_nt_by<T, S>(detail::takes_dots(x.rows(), x.cols(), w.rows()), x, w, y, detail::finish_of(options));
 }
 
 /// dx (n x in) (+)= scale * dy (n x out) * W (+ bias), W (out x in) in any storage type, arithmetic in T.

@@ -1,7 +1,7 @@
 #pragma once
 #include <peft/core/scalar.hpp>
+#include <peft/simd/loop.hpp>
 
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <type_traits>
@@ -29,6 +29,55 @@ template <Scalar T> struct SgdStep {
 
 PEFT_END
 
+PEFT_ISA_DETAIL_BEGIN
+
+template <class T> struct AdamWOp {
+    using Number = T;
+    T* value;
+    const T* grad;
+    T* m;
+    T* v;
+    AdamWStep<T> step;
+    template <class At> PEFT_INLINE void operator()(const At& at, std::size_t) const noexcept {
+        const auto g = at.load(grad);
+        auto first = at.load(m) * at.splat(step.beta1);
+        first.add_product(g, at.splat(1 - step.beta1));
+        auto second = at.load(v) * at.splat(step.beta2);
+        second.add_product(g * at.splat(1 - step.beta2), g);
+        const auto divisor = square_root(second / at.splat(step.bias2)) + at.splat(step.epsilon);
+        auto x = at.load(value);
+        x.add_product(x, at.splat(-step.learning_rate * step.weight_decay));
+        x = x - at.splat(step.learning_rate / step.bias1) * first / divisor;
+        at.store(m, first);
+        at.store(v, second);
+        at.store(value, x);
+    }
+};
+
+template <class T> struct SgdOp {
+    using Number = T;
+    T* value;
+    const T* grad;
+    T* velocity;   ///< null without momentum
+    SgdStep<T> step;
+    template <class At> PEFT_INLINE void operator()(const At& at, std::size_t) const noexcept {
+        auto x = at.load(value);
+        auto g = at.load(grad);
+        g.add_product(x, at.splat(step.weight_decay));
+        if (velocity != nullptr) {
+            auto moved = g;
+            moved.add_product(at.load(velocity), at.splat(step.momentum));
+            at.store(velocity, moved);
+            if (step.nesterov) g.add_product(moved, at.splat(step.momentum));
+            else g = moved;
+        }
+        x.add_product(g, at.splat(-step.learning_rate));
+        at.store(value, x);
+    }
+};
+
+PEFT_ISA_DETAIL_END
+
 PEFT_ISA_BEGIN
 
 /// value -= lr * weight_decay * value; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
@@ -37,12 +86,8 @@ PEFT_ISA_BEGIN
 template <Scalar T>
 void adamw_update(std::span<T> value, std::type_identity_t<std::span<const T>> grad, std::span<T> m, std::span<T> v,
                   const std::type_identity_t<AdamWStep<T>>& step) {
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        m[i] = step.beta1 * m[i] + (1 - step.beta1) * grad[i];
-        v[i] = step.beta2 * v[i] + (1 - step.beta2) * grad[i] * grad[i];
-        value[i] -= step.learning_rate * step.weight_decay * value[i];
-        value[i] -= step.learning_rate * (m[i] / step.bias1) / (std::sqrt(v[i] / step.bias2) + step.epsilon);
-    }
+    PEFT_EXPECTS(grad.size() == value.size() && m.size() == value.size() && v.size() == value.size());
+    detail::map_elements(1, value.size(), detail::AdamWOp<T>{value.data(), grad.data(), m.data(), v.data(), step});
 }
 
 /// g += weight_decay * value; velocity = momentum * velocity + g; g = nesterov ? g + momentum * velocity : velocity;
@@ -51,14 +96,8 @@ void adamw_update(std::span<T> value, std::type_identity_t<std::span<const T>> g
 template <Scalar T>
 void sgd_update(std::span<T> value, std::type_identity_t<std::span<const T>> grad, std::type_identity_t<std::span<T>> velocity,
                 const std::type_identity_t<SgdStep<T>>& step) {
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        T g = grad[i] + step.weight_decay * value[i];
-        if (step.momentum != 0) {
-            velocity[i] = step.momentum * velocity[i] + g;
-            g = step.nesterov ? g + step.momentum * velocity[i] : velocity[i];
-        }
-        value[i] -= step.learning_rate * g;
-    }
+    PEFT_EXPECTS(grad.size() == value.size() && (step.momentum == 0 || velocity.size() == value.size()));
+    detail::map_elements(1, value.size(), detail::SgdOp<T>{value.data(), grad.data(), step.momentum != 0 ? velocity.data() : nullptr, step});
 }
 
 PEFT_ISA_END

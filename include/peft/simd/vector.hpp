@@ -40,13 +40,13 @@ template <class T, std::size_t N> struct Vec {
     /// The first `count` < N elements, zeros behind; touches no byte beyond them.
     PEFT_INLINE static Vec load_first(const T* from, std::size_t count) noexcept {
         alignas(N * sizeof(T)) T buffer[N] = {};
-        for (std::size_t i = 0; i < count; ++i) buffer[i] = from[i];
+        std::memcpy(buffer, from, count * sizeof(T));
         return load(buffer);
     }
     PEFT_INLINE void store_first(T* to, std::size_t count) const noexcept {
         alignas(N * sizeof(T)) T buffer[N];
         store(buffer);
-        for (std::size_t i = 0; i < count; ++i) to[i] = buffer[i];
+        std::memcpy(to, buffer, count * sizeof(T));
     }
     PEFT_INLINE static Vec zero() noexcept { return {Raw{}}; }
     /// Written as value - 0: clang turns 0 + value into a shuffle chain under AVX2.
@@ -129,6 +129,33 @@ template <StorageScalar S, std::size_t N> PEFT_INLINE Vec<float, N> widen_bits(c
         // fraction * 2^-24 = (1 + fraction / 1024) 2^-14 - 2^-14, exactly and without a subnormal float
         const Vec<float, N> shifted = bits_as<float>(U{magnitude.raw + 0x38800000u}) - Vec<float, N>::splat(0x1p-14f);
         return bits_as<float>(U{select(subnormal, bits_as<std::uint32_t>(shifted), normal).raw | sign.raw});
+    }
+}
+
+/// round_to<S>(float) on vectors: the same bits as the scalar function.
+template <StorageScalar S, std::size_t N> PEFT_INLINE Vec<std::uint16_t, N> round_bits(const Vec<float, N>& value) noexcept {
+    using U = Vec<std::uint32_t, N>;
+    const U bits = bits_as<std::uint32_t>(value);
+    const U magnitude{bits.raw & 0x7fffffffu};
+    const U nan = PEFT_MASK(float, N, magnitude.raw > 0x7f800000u);
+    constexpr unsigned drop = std::same_as<S, bfloat16> ? 16 : 13;
+    const U payload{magnitude.raw >> drop};   // of a NaN: at least 1, so that it stays one
+    const U no_payload = PEFT_MASK(float, N, (magnitude.raw & (0x7fffffu >> drop << drop)) == 0);
+    const U half_less{((magnitude.raw >> drop) & 1u) + ((1u << (drop - 1)) - 1u)};   // ties to even
+    const U sign{(bits.raw >> 16) & 0x8000u};
+    if constexpr (std::same_as<S, bfloat16>) {
+        const U rounded{(magnitude.raw + half_less.raw) >> 16};
+        return convert<std::uint16_t>(U{select(nan, U{payload.raw | (no_payload.raw & 1u)}, rounded).raw | sign.raw});
+    } else {
+        // below 2^-14 the last place is 2^-24, which is the last place of 0.5: the addition rounds
+        const U fixed = bits_as<std::uint32_t>(bits_as<float>(magnitude) + Vec<float, N>::splat(0.5f));
+        const U subnormal = PEFT_MASK(float, N, magnitude.raw < 0x38800000u);
+        const U large = PEFT_MASK(float, N, magnitude.raw >= 0x47800000u);   // 2^16 and infinity
+        const U rounded{(magnitude.raw - 0x38000000u + half_less.raw) >> 13};
+        const U kept{0x7c00u | (payload.raw & 0x3ffu) | (no_payload.raw & 1u)};
+        U result = select(subnormal, U{fixed.raw - 0x3f000000u}, rounded);
+        result = select(large, U{(large.raw & 0x7c00u)}, result);
+        return convert<std::uint16_t>(U{select(nan, kept, result).raw | sign.raw});
     }
 }
 
