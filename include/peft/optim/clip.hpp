@@ -5,11 +5,11 @@ PEFT_ISA_BEGIN
 
 /// Scales all gradients by max_norm / ||g|| when the norm over all of them, sqrt(sum g^2), exceeds max_norm; returns the norm
 /// before. Sums are made in double and in the order of the list: the same result whatever the number of threads.
-/// Throws OptionError when max_norm is not positive (infinity is allowed and only measures), NumericError naming the
-/// parameter, with nothing changed, when a gradient is not finite.
+/// Throws OptionError unless max_norm is positive and finite, NumericError naming the parameter, with nothing changed, when a
+/// gradient is not finite.
 /// Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1 (torch.nn.utils.clip_grad_norm_ divides by ||g|| + 1e-6).
 template <Scalar T> double clip_by_norm(const ParameterList<T>& parameters, double max_norm) {
-    if (!(max_norm > 0)) throw OptionError("outside its range", {.subject = "clip_by_norm: max_norm", .expected = "a number > 0", .found = detail::to_text(max_norm)});
+    detail::expect_positive("clip_by_norm: max_norm", max_norm);
     detail::expect_usable_gradients<T>("clip_by_norm", parameters, std::numeric_limits<T>::max(), [&](std::size_t i) { return parameters[i].size(); });
     double sum = 0;
     for (const ParameterRef<T>& parameter : parameters) sum += sum_of_squares(parameter.grad());
