@@ -20,9 +20,7 @@
 #include <system_error>
 #include <utility>
 
-PEFT_BEGIN
-
-namespace detail {
+PEFT_ISA_DETAIL_BEGIN
 
 /// FileError with what the system says about `code`.
 [[noreturn]] PEFT_COLD inline void file_fault(const std::string& path, std::string_view what, int code) {
@@ -72,9 +70,11 @@ inline int open_retrying(int directory, const char* name, int flags, mode_t mode
     return result;
 }
 
-}  // namespace detail
+PEFT_ISA_DETAIL_END
 
+PEFT_BEGIN
 namespace io {
+inline namespace PEFT_ISA_NAME {
 
 /// A regular file open for reading. Reads name their place, so that const calls may run in several threads. What was open
 /// stays readable when another file takes its name.
@@ -304,6 +304,6 @@ inline void commit_all(std::initializer_list<AtomicFile*> files) {
     for (AtomicFile* file : files) file->sync_directory();
 }
 
+}  // namespace PEFT_ISA_NAME
 }  // namespace io
-
 PEFT_END

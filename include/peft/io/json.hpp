@@ -56,35 +56,41 @@ inline std::optional<std::size_t> invalid_utf8(std::string_view text) noexcept {
     return std::nullopt;
 }
 
-[[noreturn]] PEFT_COLD inline void json_fault(std::string_view file, std::size_t offset, std::string_view what) {
+/// What a JSON text is called in errors.
+struct JsonSource {
+    std::string_view file;
+    std::string_view part{};   // of the file
+};
+
+[[noreturn]] PEFT_COLD inline void json_fault(JsonSource source, std::size_t offset, std::string_view what) {
     throw FormatError("not valid JSON: " + std::string(what) + " at byte " + std::to_string(offset),
-                      {.file = std::string(file)});
+                      {.file = std::string(source.file), .subject = std::string(source.part)});
 }
 
-/// What a parser of ours says when the JSON library stops at `position` (bytes read, the last one included).
-[[noreturn]] PEFT_COLD inline void json_syntax_fault(std::string_view file, std::size_t position, std::string_view what) {
-    // the library's text: "[json.exception...] parse error at line 1, column 2: syntax error while ... - ...; last read: ..."
-    //                 or "[json.exception...] number overflow parsing '1e400'"
+/// The reason in a message of the JSON library, without its decoration:
+/// "[json.exception...] parse error at line 1, column 2: syntax error while ... - reason; last read: ..." or
+/// "[json.exception...] number overflow parsing '1e400'".
+inline std::string_view json_reason(std::string_view what) {
     std::size_t start = what.find("syntax error");
     if (start == std::string_view::npos) start = what.find("] ") == std::string_view::npos ? 0 : what.find("] ") + 2;
     what.remove_prefix(start);
-    what = what.substr(0, what.find("; last read"));
-    json_fault(file, position == 0 ? 0 : position - 1, what.substr(0, 140));
+    return what.substr(0, std::min<std::size_t>(what.find("; last read"), 140));
 }
 
 /// Feeds the events of `text` to `handler` (nlohmann's SAX interface) after the checks that the library leaves out:
-/// it takes a byte order mark, and a NUL for the end. Handlers throw FormatError themselves.
-template <class Handler> void read_json(std::string_view text, std::string_view file, Handler& handler) {
-    if (text.starts_with("\xef\xbb\xbf")) json_fault(file, 0, "byte order mark");
-    if (const auto offset = invalid_utf8(text)) json_fault(file, *offset, "bytes that are not UTF-8");
-    if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos) json_fault(file, nul, "NUL byte");
+/// it skips a byte order mark, and takes a NUL for the end. Handlers throw FormatError themselves; `skipped` of the handler
+/// is what positions in parse_error() must be increased by.
+template <class Handler> void read_json(std::string_view text, JsonSource source, Handler& handler) {
+    if (text.starts_with("\xef\xbb\xbf")) json_fault(source, 0, "byte order mark");
+    if (const auto offset = invalid_utf8(text)) json_fault(source, *offset, "bytes that are not UTF-8");
+    if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos) json_fault(source, nul, "NUL byte");
     // White space at the ends may be 100 MB of padding, which is found faster here than by the library.
     constexpr std::string_view white = " \t\n\r";
     const std::size_t first = text.find_first_not_of(white);
-    if (first == std::string_view::npos) json_fault(file, text.size(), "end of text, no value");
+    if (first == std::string_view::npos) json_fault(source, text.size(), "end of text, no value");
     handler.skipped = first;
     const std::string_view body = text.substr(first, text.find_last_not_of(white) + 1 - first);
-    if (!nlohmann::json::sax_parse(body.begin(), body.end(), &handler)) json_fault(file, text.size(), "unreadable text");
+    if (!nlohmann::json::sax_parse(body.begin(), body.end(), &handler)) json_fault(source, text.size(), "unreadable text");
 }
 
 /// Builds a Value from events, with a stack of its own.
@@ -122,7 +128,7 @@ public:
     }
     bool end_array() { return close(); }
     bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
-        json_syntax_fault(file_, skipped + position, error.what());
+        json_fault({file_}, skipped + position - (position == 0 ? 0 : 1), json_reason(error.what()));
     }
 
     std::size_t skipped = 0;
@@ -309,7 +315,7 @@ inline namespace PEFT_ISA_NAME {
 /// Throws FormatError with the byte offset of a fault.
 inline Value parse_json(std::string_view text, std::string_view file = {}) {
     detail::ValueBuilder builder(file);
-    detail::read_json(text, file, builder);
+    detail::read_json(text, {file}, builder);
     return builder.take();
 }
 
