@@ -57,7 +57,8 @@ public:
 
     void adapt_output(const Call<Trained>& call, MatrixView<const T> x, MatrixView<T> y) const {
         if (options_.weight) {
-            multiply_nt<T, T>(x, weight_.value(), y, {.scale = 1, .accumulate = false, .bias = bias_.flat()});
+            const std::span<const T> bias = options_.bias ? bias_.flat() : call.base.bias();   // an untrained bias stays
+            multiply_nt<T, T>(x, weight_.value(), y, {.scale = 1, .accumulate = false, .bias = bias});
             return;
         }
         ArenaScope scope(call.scratch);
@@ -89,8 +90,11 @@ private:
             if (!all_finite(std::as_const(weight_).flat())) return "weight";
             return all_finite(std::as_const(bias_).flat()) ? nullptr : "bias";
         }
-        void prepare(std::size_t, MatrixView<T>) const override {}
+        void prepare(std::size_t, MatrixView<T> work) const override {
+            if (weight_.empty()) fill<T>(T(0), work);
+        }
         bool touches(std::size_t, MatrixView<const T>, std::size_t) const noexcept override { return !weight_.empty(); }
+        bool additive() const noexcept override { return weight_.empty(); }   // adds nothing to the weight
         void apply(std::size_t first, MatrixView<const T>, MatrixView<T> rows) const override {
             if (!weight_.empty()) copy<T>(weight_.rows(first, rows.rows()), rows);
         }
