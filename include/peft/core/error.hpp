@@ -85,6 +85,8 @@ class StateError : public Error { using Error::Error; };
 class NumericError : public Error { using Error::Error; };
 /// A file does not follow its format, or does not fit what it is loaded into.
 class FormatError : public Error { using Error::Error; };
+/// A valid file that asks for a method or feature this version does not have.
+class UnsupportedError : public FormatError { using FormatError::FormatError; };
 /// The operating system refused: open, read, write, sync, rename.
 class FileError : public Error { using Error::Error; };
 

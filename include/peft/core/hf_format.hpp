@@ -47,6 +47,13 @@ public:
         const Value* found = config_->find(key);
         return found != nullptr && found->is_bool() && found->as_bool();
     }
+    /// Throws UnsupportedError unless the key, which stands for a feature the method does not have, is absent, null, false or empty.
+    void expect_neutral(std::string_view key) const {
+        const Value* found = config_->find(key);
+        if (found == nullptr || found->is_null() || (found->is_bool() && !found->as_bool())) return;
+        if ((found->is_array() && found->as_array().empty()) || (found->is_object() && found->as_object().empty())) return;
+        throw UnsupportedError("this feature is not supported", {.subject = std::string(key), .expected = "null, false or empty"});
+    }
 
 private:
     const Value* config_;
@@ -57,6 +64,7 @@ private:
 ///   static constexpr std::array keys{TensorKey{...}, ...};
 ///   static constexpr std::tuple fields{ConfigField{...}, FixedField{...}, ...};
 ///   static bool claims(const ConfigView&);           optional: which configurations of this peft_type are this method
+///   static void verify(const ConfigView&);           optional: throws FormatError or UnsupportedError on what the table cannot say
 template <class Method> struct hf_format;
 
 PEFT_END

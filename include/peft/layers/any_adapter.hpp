@@ -2,6 +2,7 @@
 #include <peft/core/concepts.hpp>
 #include <peft/core/function_ref.hpp>
 #include <peft/layers/adapted.hpp>
+#include <peft/layers/describe.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -60,6 +61,9 @@ public:
         self.model_->visit(RealVisitor(handle), IndexVisitor(handle));
     }
 
+    /// What files say of the method. Throws StateError if it has no format.
+    Description<T> describe() { return model_->describe(); }
+
     /// The method itself if it is an M, else nullptr.
     template <class M> M* get_if() noexcept {
         auto* model = dynamic_cast<Model<M>*>(model_.get());
@@ -91,6 +95,7 @@ private:
         virtual void backward_output(const Call<AnyAdapter>&, MatrixView<const T>, MatrixView<T>, MatrixView<T>) = 0;
         virtual PlanPointer<T> plan(const BaseView<T>&, const std::shared_ptr<void>&) const = 0;
         virtual void visit(RealVisitor, IndexVisitor) = 0;
+        virtual Description<T> describe() = 0;
     };
 
     template <class M> struct Model final : Interface {
@@ -134,6 +139,11 @@ private:
                 if constexpr (std::is_same_v<typename P::value_type, T>) real(name, tensor, role, shape);
                 else index(name, tensor, role, shape);
             });
+        }
+
+        Description<T> describe() override {
+            if constexpr (detail::HasFormat<M>) return detail::describe(method);
+            else throw StateError("this method has no file format (no hf_format)", {.subject = "describe"});
         }
 
         static const derived_t<M>& own(const std::shared_ptr<void>& derived) noexcept {

@@ -247,6 +247,7 @@ template <Scalar T> struct hf_format<DoRA<T>> {
                                        ConfigField{"lora_dropout", &O::dropout}, ConfigField{"use_rslora", &O::rank_stabilized},
                                        FixedField{"use_dora", true}, FixedField{"lora_bias", false}};
     static bool claims(const ConfigView& config) { return config.flag("use_dora"); }
+    static void verify(const ConfigView& config) { LoRAFormat::verify(config); }
 };
 
 PEFT_END

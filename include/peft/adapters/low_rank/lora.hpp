@@ -101,6 +101,25 @@ PEFT_ISA_END
 
 PEFT_BEGIN
 
+/// Upstream's LoRA configuration carries many switches; what is not a ConfigField must be off.
+struct LoRAFormat {
+    static constexpr std::array neutral{"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "loftq_config", "megatron_config",
+                                        "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"};
+
+    /// init_lora_weights names where A and B started; those that changed the base cannot be read as plain LoRA.
+    static void verify(const ConfigView& config) {
+        for (const std::string_view key : neutral) config.expect_neutral(key);
+        const Value* init = config.value().find("init_lora_weights");
+        if (init == nullptr || !init->is_string()) return;
+        const std::string& name = init->as_string();
+        for (const std::string_view harmless : {"gaussian", "eva", "orthogonal"}) {
+            if (name == harmless) return;
+        }
+        throw UnsupportedError("the factors are relative to a changed base (or not plain LoRA), and would compute something else on the original one",
+                               {.subject = "init_lora_weights", .expected = "true, false, \"gaussian\", \"eva\" or \"orthogonal\"; save a converted adapter", .found = name});
+    }
+};
+
 template <Scalar T> struct hf_format<LoRA<T>> {
     using O = typename LoRA<T>::Options;
     static constexpr std::string_view peft_type = "LORA";
@@ -109,6 +128,7 @@ template <Scalar T> struct hf_format<LoRA<T>> {
                                        ConfigField{"lora_dropout", &O::dropout}, ConfigField{"use_rslora", &O::rank_stabilized},
                                        ConfigField{"lora_bias", &O::bias}, FixedField{"use_dora", false}};
     static bool claims(const ConfigView& config) { return !config.flag("use_dora"); }
+    static void verify(const ConfigView& config) { LoRAFormat::verify(config); }
 };
 
 PEFT_END

@@ -1,0 +1,193 @@
+#pragma once
+#include <peft/adapters/all.hpp>
+#include <peft/core/hf_format.hpp>
+#include <peft/io/pattern.hpp>
+#include <peft/io/safetensors.hpp>
+#include <peft/io/targets.hpp>
+#include <peft/layers/any_adapter.hpp>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+PEFT_BEGIN
+namespace io {
+inline namespace PEFT_ISA_NAME {
+
+/// What a method is made from: the configuration, and the tensors of one module.
+template <Scalar T> class LoadContext {
+public:
+    LoadContext(const Value& config, const TargetRules& rules, const SafetensorsFile& file, std::string config_path, std::string_view module)
+        : config_(config), rules_(rules), file_(file), config_path_(std::move(config_path)), module_(module) {}
+
+    const Value& config() const noexcept { return config_; }
+    const TargetRules& rules() const noexcept { return rules_; }
+    const std::string& config_path() const noexcept { return config_path_; }
+    const std::string& module() const noexcept { return module_; }
+    /// Names of the file's tensors that were read.
+    const std::vector<std::string>& consumed() const noexcept { return consumed_; }
+
+    /// The tensor "<module>.<key>", with the prefix "base_model.model." or without it; nullptr if the file lacks it.
+    const TensorInfo* find(std::string_view key) const {
+        const std::string name = module_ + "." + std::string(key);
+        const TensorInfo* prefixed = file_.find("base_model.model." + name);
+        const TensorInfo* bare = file_.find(name);
+        if (prefixed != nullptr && bare != nullptr) {
+            throw FormatError("two tensors of the file are the same parameter", {.file = file_.path(), .subject = prefixed->name, .found = bare->name});
+        }
+        return prefixed != nullptr ? prefixed : bare;
+    }
+    /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point.
+    void read(std::string_view key, TensorShape shape, Parameter<T>& parameter) {
+        const TensorInfo* info = find(key);
+        if (info == nullptr) {
+            throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = detail::shape_text(shape)});
+        }
+        if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
+            std::string found = "[";
+            for (std::size_t i = 0; i < info->shape.size(); ++i) found += (i == 0 ? "" : ", ") + std::to_string(info->shape[i]);
+            throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = found + "]"});
+        }
+        const Matrix<T> values = file_.template read_matrix<T>(info->name);
+        parameter.assign(MatrixView<const T>(values.data(), parameter.rows(), parameter.cols()));
+        consumed_.push_back(info->name);
+    }
+
+private:
+    const Value& config_;
+    const TargetRules& rules_;
+    const SafetensorsFile& file_;
+    std::string config_path_;
+    std::string module_;
+    std::vector<std::string> consumed_;
+};
+
+}  // namespace PEFT_ISA_NAME
+}  // namespace io
+PEFT_END
+
+PEFT_ISA_DETAIL_BEGIN
+
+/// True if `module` is one of those a list (suffixes, as upstream's feedforward_modules) or pattern names.
+inline bool names_module(const Value& members, std::string_view module, std::string_view key, const std::string& path) {
+    if (members.is_null()) return false;
+    if (members.is_string()) return io::Pattern(members.as_string(), path).full_match(module);
+    for (const Value& member : members.as_array(key)) {
+        if (module.ends_with(member.as_string(key))) return true;
+    }
+    return false;
+}
+
+template <class Member> Member option_of(const Value& value, std::string_view key, const std::string& path) {
+    const auto refuse = [&](std::string_view expected) {
+        throw FormatError("wrong value", {.file = path, .subject = std::string(key), .expected = std::string(expected), .found = value.describe()});
+    };
+    if constexpr (std::is_same_v<Member, bool>) {
+        if (!value.is_bool()) refuse("true or false");
+        return value.as_bool();
+    } else if constexpr (std::is_same_v<Member, double>) {
+        if (!value.is_number()) refuse("a number");
+        return value.as_number();
+    } else {
+        if (!value.is_integer() || (!value.is_integer() ? true : value.describe().starts_with('-'))) refuse("an integer that is not negative");
+        return static_cast<Member>(value.as_unsigned());
+    }
+}
+
+template <Scalar T, class Options, class Member>
+void read_field(const ConfigField<Options, Member>& field, const io::LoadContext<T>& context, Options& options) {
+    const Value* value = context.config().find(field.key);
+    Member& option = options.*field.option;
+    if constexpr (std::is_same_v<Member, bool>) {
+        if (field.scope == Scope::members) {
+            option = value != nullptr && names_module(*value, context.module(), field.key, context.config_path());
+            return;
+        }
+    }
+    if (value != nullptr && !value->is_null()) option = option_of<Member>(*value, field.key, context.config_path());
+    if constexpr (!std::is_same_v<Member, bool>) {
+        if (field.scope == Scope::rank) {
+            if (const auto rank = context.rules().rank_for(context.module())) option = static_cast<Member>(*rank);
+        }
+        if (field.scope == Scope::alpha) {
+            if (const auto alpha = context.rules().alpha_for(context.module())) option = static_cast<Member>(*alpha);
+        }
+    }
+}
+template <Scalar T, class Options> void read_field(const FixedField& field, const io::LoadContext<T>& context, Options&) {
+    const Value* value = context.config().find(field.key);
+    if (value == nullptr || value->is_null()) return;
+    if (option_of<bool>(*value, field.key, context.config_path()) != field.value) {
+        throw UnsupportedError("this combination is not supported", {.file = context.config_path(), .subject = std::string(field.key),
+                               .expected = to_text(field.value), .found = to_text(!field.value)});
+    }
+}
+
+template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape shape, io::LoadContext<typename M::value_type>& context) {
+    using T = typename M::value_type;
+    typename M::Options options;
+    std::apply([&](const auto&... field) { (..., read_field(field, context, options)); }, hf_format<M>::fields);
+    const auto build = [&] {
+        try {
+            return M(shape, options);
+        } catch (const OptionError& error) {   // the file's fault, not the caller's
+            throw FormatError(error.what(), {.file = context.config_path(), .subject = context.module()});
+        }
+    };
+    M method = build();
+    M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role, TensorShape on_disk = {}) {
+        if constexpr (std::is_same_v<typename P::value_type, T>) {
+            context.read(key_of(hf_format<M>::keys, name), on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
+        }
+    });
+    return AnyAdapter<T>(std::move(method));
+}
+
+PEFT_ISA_DETAIL_END
+
+PEFT_BEGIN
+namespace io {
+inline namespace PEFT_ISA_NAME {
+
+/// How one method is found and made.
+template <Scalar T> struct RegistryEntry {
+    std::string_view peft_type;
+    bool (*claims)(const ConfigView&);
+    void (*verify)(const ConfigView&);
+    AnyAdapter<T> (*make)(LayerShape, LoadContext<T>&);
+};
+
+/// The entries of a method_list, in its order; methods without a file format are left out.
+template <Scalar T, class... Methods> std::vector<RegistryEntry<T>> registry(method_list<Methods...>) {
+    std::vector<RegistryEntry<T>> entries;
+    const auto add = [&]<class M>(std::type_identity<M>) {
+        static_assert(detail::HasFormat<M>, "peft: this method has no file format (no hf_format specialisation)");
+        RegistryEntry<T> entry{hf_format<M>::peft_type, nullptr, nullptr, &detail::make_method<M>};
+        if constexpr (requires(const ConfigView& c) { hf_format<M>::claims(c); }) entry.claims = [](const ConfigView& c) { return hf_format<M>::claims(c); };
+        if constexpr (requires(const ConfigView& c) { hf_format<M>::verify(c); }) entry.verify = [](const ConfigView& c) { hf_format<M>::verify(c); };
+        entries.push_back(entry);
+    };
+    (..., add(std::type_identity<Methods>{}));
+    return entries;
+}
+
+/// The entry that claims a configuration. Throws FormatError when peft_type is missing or no text, UnsupportedError when
+/// no method of the list has it.
+template <Scalar T> const RegistryEntry<T>& find_method(const std::vector<RegistryEntry<T>>& entries, const Value& config, const std::string& path) {
+    const Value* type = config.find("peft_type");
+    if (type == nullptr) throw FormatError("the configuration names no method", {.file = path, .subject = "peft_type", .expected = "a string", .found = "nothing"});
+    if (!type->is_string()) throw FormatError("the configuration names no method", {.file = path, .subject = "peft_type", .expected = "a string", .found = type->describe()});
+    const ConfigView view(config);
+    std::string supported;
+    for (const RegistryEntry<T>& entry : entries) {
+        if (entry.peft_type == type->as_string() && (entry.claims == nullptr || entry.claims(view))) return entry;
+        if (supported.find(entry.peft_type) == std::string::npos) supported += (supported.empty() ? "" : ", ") + std::string(entry.peft_type);
+    }
+    throw UnsupportedError("no method of this type is known", {.file = path, .subject = "peft_type", .expected = supported, .found = type->as_string()});
+}
+
+}  // namespace PEFT_ISA_NAME
+}  // namespace io
+PEFT_END
