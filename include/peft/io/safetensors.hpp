@@ -26,7 +26,7 @@ namespace io {
 
 static_assert(std::endian::native == std::endian::little, "tensor files are little-endian and are copied as they are");
 
-/// What a tensor's numbers are stored in, in the order in which the reference writer ranks them.
+/// What the numbers of a tensor are stored in.
 enum class Dtype : std::uint8_t {
     BOOL, F4, F6_E2M3, F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64
 };
@@ -620,7 +620,7 @@ private:
     detail::PackedPairs metadata_;
 };
 
-/// Writes a safetensors file as the reference writer lays it out: metadata first, tensors by falling dtype and rising name,
+/// Writes a safetensors file as the reference writer lays it out: metadata first, tensors by falling size of an element and rising name,
 /// the header padded with spaces to 8 bytes. Equal input gives equal bytes. `out` still has to be committed.
 /// Throws FormatError, before anything is written, for a name given twice, bytes that do not fit dtype and shape, names
 /// that are not UTF-8, and a header above 100 MB.
@@ -645,7 +645,7 @@ inline void write_safetensors(AtomicFile& out, std::span<const TensorData> tenso
                                .found = std::to_string(tensor.bytes.size())});
         }
     }
-    std::stable_sort(order.begin(), order.end(), [](const TensorData* a, const TensorData* b) { return a->dtype > b->dtype; });
+    std::stable_sort(order.begin(), order.end(), [](const TensorData* a, const TensorData* b) { return dtype_bits(a->dtype) > dtype_bits(b->dtype); });
 
     std::string header = "{";
     if (!metadata.empty()) {
