@@ -1,6 +1,6 @@
 #include "support/catch.hpp"
 
-#include "optim/allocations.hpp"
+#include "support/allocation_counter.hpp"
 #include "optim/reference.hpp"
 
 #include <peft/optim/adamw.hpp>
@@ -76,11 +76,11 @@ TEMPLATE_TEST_CASE("adamw: a step raises every parameter's version, allocates no
     const auto version_a = parameters.a.version();
     const auto version_b = parameters.b.version();
     parameters.set_gradients(0);
-    const std::size_t before = optim_test::allocations();
+    const std::size_t before = peft_test::allocations();
     optimizer.step();
     optimizer.zero_grad();
     optimizer.step();
-    CHECK(optim_test::allocations() == before);
+    CHECK(peft_test::allocations() == before);
     CHECK(parameters.a.version() == version_a + 2);
     CHECK(parameters.b.version() == version_b + 2);
     for (const double g : parameters.gradients()) CHECK(g == 0);

@@ -1,6 +1,6 @@
 #include "support/catch.hpp"
 
-#include "optim/allocations.hpp"
+#include "support/allocation_counter.hpp"
 #include "optim/reference.hpp"
 
 #include <peft/optim/clip.hpp>
@@ -35,9 +35,9 @@ TEMPLATE_TEST_CASE("clip: the norm over all parameters is returned, and gradient
     CHECK(norm_of(parameters) == Approx(norm * 0.99).epsilon(4 * eps));
     parameters.set_gradients(2);
 
-    const std::size_t allocated = optim_test::allocations();
+    const std::size_t allocated = peft_test::allocations();
     const double returned = peft::clip_by_norm(list, 0.25);
-    CHECK(optim_test::allocations() == allocated);
+    CHECK(peft_test::allocations() == allocated);
     CHECK(returned == Approx(norm).epsilon(1e-14));
     CHECK(norm_of(parameters) == Approx(0.25).epsilon(4 * eps));
     const auto after = parameters.gradients();

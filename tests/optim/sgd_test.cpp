@@ -1,6 +1,6 @@
 #include "support/catch.hpp"
 
-#include "optim/allocations.hpp"
+#include "support/allocation_counter.hpp"
 #include "optim/reference.hpp"
 
 #include <peft/optim/sgd.hpp>
@@ -43,11 +43,11 @@ TEMPLATE_TEST_CASE("sgd: a step raises every parameter's version, allocates noth
         peft::SGD<T> optimizer(parameters.list(), {.momentum = momentum});
         const auto version = parameters.a.version();
         parameters.set_gradients(0);
-        const std::size_t before = optim_test::allocations();
+        const std::size_t before = peft_test::allocations();
         optimizer.step();
         optimizer.zero_grad();
         optimizer.step();
-        CHECK(optim_test::allocations() == before);
+        CHECK(peft_test::allocations() == before);
         CHECK(parameters.a.version() == version + 2);
         for (const double g : parameters.gradients()) CHECK(g == 0);
     }
