@@ -43,8 +43,8 @@ template <class T, bool add> struct MaskRow {
 
     /// CounterRandom::hash on vectors.
     template <std::size_t n>
-    PEFT_INLINE static Vec<std::uint32_t, n> hash(Vec<std::uint32_t, n> x, std::uint32_t low, std::uint32_t high) noexcept {
-        x.raw ^= low;
+    PEFT_INLINE static Vec<std::uint32_t, n> hash(const Vec<std::uint32_t, n>& counter, std::uint32_t low, std::uint32_t high) noexcept {
+        Vec<std::uint32_t, n> x{counter.raw ^ low};
         x.raw = (x.raw ^ (x.raw >> 17)) * 0xed5ad4bbu;
         x.raw ^= high;
         x.raw = (x.raw ^ (x.raw >> 11)) * 0xac4c1b51u;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 
 // The leaf kernels of the matrix products; matmul.hpp has the loops around them.
 
@@ -158,38 +159,30 @@ template <class T> struct MultiplyPanel {
         }
     }
 
-    /// A tile that c does not hold completely: through a buffer, with the same arithmetic, so that an element has the
-    /// same bits whether or not it lies at the border.
-    template <std::size_t n, std::size_t a_width, std::size_t rows, std::size_t vectors>
-    PEFT_INLINE static void border(const Task& task, const T* a, std::size_t first, std::size_t count) noexcept {
-        constexpr std::size_t width = vectors * n;
-        alignas(64) T buffer[rows * width] = {};
-        alignas(64) T bias[width] = {};
-        T* c = task.c + first * task.c_stride;
-        if (task.finish.bias != nullptr) std::copy_n(task.finish.bias, task.columns, bias);
-        if (task.finish.accumulate) {
-            for (std::size_t i = 0; i < count; ++i) std::copy_n(c + i * task.c_stride, task.columns, buffer + i * width);
-        }
-        tile<n, a_width, rows, vectors>(task, a, buffer, width, {buffer, width, bias});
-        for (std::size_t i = 0; i < count; ++i) std::copy_n(buffer + i * width, task.columns, c + i * task.c_stride);
-    }
-
     template <std::size_t n, std::size_t a_width, std::size_t vectors> PEFT_INLINE static void columns(const Task& task) noexcept {
+        constexpr std::size_t width = vectors * n;
         constexpr std::size_t half = (a_width + 1) / 2;
-        std::size_t i = 0;
-        if (task.columns == vectors * n) {
-            alignas(64) const T zeros[vectors * n] = {};
-            const T* bias = task.finish.bias != nullptr ? task.finish.bias : zeros;
-            for (; i + a_width <= task.rows; i += a_width) {
-                T* c = task.c + i * task.c_stride;
-                const Addend add = task.finish.accumulate ? Addend{c, task.c_stride, bias} : Addend{zeros, 0, bias};
-                tile<n, a_width, a_width, vectors>(task, task.a + i * task.depth, c, task.c_stride, add);
-            }
-        }
-        for (; i < task.rows; i += a_width) {
+        alignas(64) T buffer[a_width * width];
+        alignas(64) T zeros[width] = {};
+        alignas(64) T bias[width] = {};
+        if (task.finish.bias != nullptr) std::memcpy(bias, task.finish.bias, task.columns * sizeof(T));
+        for (std::size_t i = 0; i < task.rows; i += a_width) {
             const std::size_t count = std::min(a_width, task.rows - i);
-            if (count <= half) border<n, a_width, half, vectors>(task, task.a + i * task.depth, i, count);
-            else border<n, a_width, a_width, vectors>(task, task.a + i * task.depth, i, count);
+            // A tile that c does not hold completely goes through a buffer and the same arithmetic.
+            const bool border = count < a_width || task.columns < width;
+            T* const c = task.c + i * task.c_stride;
+            T* const to = border ? buffer : c;
+            const std::size_t stride = border ? width : task.c_stride;
+            if (border && task.finish.accumulate) {
+                for (std::size_t k = 0; k < a_width * width; ++k) buffer[k] = 0;
+                for (std::size_t k = 0; k < count; ++k) std::memcpy(buffer + k * width, c + k * task.c_stride, task.columns * sizeof(T));
+            }
+            const Addend add = task.finish.accumulate ? Addend{to, stride, bias} : Addend{zeros, 0, bias};
+            if (count <= half) tile<n, a_width, half, vectors>(task, task.a + i * task.depth, to, stride, add);
+            else tile<n, a_width, a_width, vectors>(task, task.a + i * task.depth, to, stride, add);
+            if (border) {
+                for (std::size_t k = 0; k < count; ++k) std::memcpy(c + k * task.c_stride, buffer + k * width, task.columns * sizeof(T));
+            }
         }
     }
 
@@ -225,30 +218,48 @@ template <class T, class S> struct DotProducts {
             PEFT_UNROLL
             for (std::size_t j = 0; j < cols; ++j) sum[i][j] = V::zero();
         }
-        const auto step = [&](auto at) PEFT_INLINE_LAMBDA {
-            V left[rows];
-            PEFT_UNROLL
-            for (std::size_t i = 0; i < rows; ++i) left[i] = at.load(a[i]);
-            PEFT_UNROLL
-            for (std::size_t j = 0; j < cols; ++j) {
-                const V right = at.template load_as<T>(b[j]);
+        // Two rounds of one loop: the full vectors, then the rest out of buffers that are filled up with zeros.
+        alignas(64) T a_rest[rows][n] = {};
+        alignas(64) S b_rest[cols][n] = {};
+        const std::size_t rest = depth % n;
+        std::size_t steps = depth / n;
+        for (int round = 0; round < 2; ++round) {
+            for (std::size_t k = 0; k < steps * n; k += n) {
+                V left[rows];
                 PEFT_UNROLL
-                for (std::size_t i = 0; i < rows; ++i) sum[i][j].add_product(left[i], right);
+                for (std::size_t i = 0; i < rows; ++i) left[i] = V::load(a[i] + k);
+                PEFT_UNROLL
+                for (std::size_t j = 0; j < cols; ++j) {
+                    const V right = load_as<T, n>(b[j] + k);
+                    PEFT_UNROLL
+                    for (std::size_t i = 0; i < rows; ++i) sum[i][j].add_product(left[i], right);
+                }
             }
-        };
-        std::size_t k = 0;
-        for (; k + n <= depth; k += n) step(Full<n>{k});
-        if (k < depth) step(Rest<n>{k, depth - k});
+            if (rest == 0 || round == 1) break;
+            for (std::size_t i = 0; i < rows; ++i) {
+                std::copy_n(a[i] + (depth - rest), rest, a_rest[i]);
+                a[i] = a_rest[i];
+            }
+            for (std::size_t j = 0; j < cols; ++j) {
+                std::copy_n(b[j] + (depth - rest), rest, b_rest[j]);
+                b[j] = b_rest[j];
+            }
+            steps = 1;
+        }
+        alignas(64) T lanes[rows][cols][n];
         PEFT_UNROLL
         for (std::size_t i = 0; i < rows; ++i) {
-            T* to = y.row(i0 + i) + j0;
-            const T zero = 0;
             PEFT_UNROLL
-            for (std::size_t j = 0; j < cols; ++j) {
-                if (j0 + j >= w.rows()) continue;
+            for (std::size_t j = 0; j < cols; ++j) sum[i][j].store(lanes[i][j]);
+        }
+        const T zero = 0;
+        const std::size_t count = std::min(cols, w.rows() - j0);
+        for (std::size_t i = 0; i < rows; ++i) {
+            T* to = y.row(i0 + i) + j0;
+            for (std::size_t j = 0; j < count; ++j) {
                 const T* prior = finish.accumulate ? to + j : &zero;
                 const T* bias = finish.bias != nullptr ? finish.bias + j0 + j : &zero;
-                to[j] = (*prior + *bias) + finish.scale * sum_lanes(sum[i][j]);
+                to[j] = (*prior + *bias) + finish.scale * sum_lanes(V::load(lanes[i][j]));
             }
         }
     }

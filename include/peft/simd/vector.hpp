@@ -85,16 +85,16 @@ template <class T> using UintOf = std::conditional_t<sizeof(T) == 2, std::uint16
 /// All ones where the condition holds; comparisons of vectors give signed lanes.
 #define PEFT_MASK(T, N, condition) (Vec<UintOf<T>, N>{reinterpret_cast<typename Vec<UintOf<T>, N>::Raw>(condition)})
 
+template <class T, std::size_t N, std::size_t... lane>
+PEFT_INLINE Vec<T, N / 2> add_halves(const Vec<T, N>& v, std::index_sequence<lane...>) noexcept {
+    return {__builtin_shufflevector(v.raw, v.raw, static_cast<int>(lane)...) +
+            __builtin_shufflevector(v.raw, v.raw, static_cast<int>(lane + N / 2)...)};
+}
 /// Sum of the lanes, halves first: the order is fixed.
 template <class T, std::size_t N> PEFT_INLINE T sum_lanes(const Vec<T, N>& v) noexcept {
-    alignas(N * sizeof(T)) T lane[N];
-    v.store(lane);
-    PEFT_UNROLL
-    for (std::size_t half = N / 2; half > 0; half /= 2) {
-        PEFT_UNROLL
-        for (std::size_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-    }
-    return lane[0];
+    if constexpr (N == 2) return v.raw[0] + v.raw[1];
+    else if constexpr (N == 4) return (v.raw[0] + v.raw[2]) + (v.raw[1] + v.raw[3]);
+    else return sum_lanes(add_halves(v, std::make_index_sequence<N / 2>{}));
 }
 
 template <std::size_t H, class T, std::size_t N, std::size_t... lane>
