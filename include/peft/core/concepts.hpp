@@ -129,7 +129,6 @@ template <class A> struct Call {
     std::uint64_t stream = 0;     ///< of the layer, for random numbers
     std::uint64_t step = 0;       ///< of the tape: each training forward has the next one
     bool training = false;
-    bool base_output = true;      ///< y still is exactly what the base computed (no other method changed it)
 };
 
 /// Changes y after the base: adapt_output(call, x, y) turns the base's y into the adapted one;

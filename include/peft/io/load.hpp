@@ -69,7 +69,7 @@ public:
             if (const auto key = bias_key(module)) {
                 Trained<T> bias(shape, {.weight = false, .bias = true});
                 read_trained(context, bias, "", *key);
-                parts.insert(parts.begin(), AnyAdapter<T>(std::move(bias)));
+                parts.emplace_back(std::move(bias));   // on top: no method that upstream trains biases beside changes them
             }
         }
         if (parts.empty()) throw StateError("nothing in the configuration targets this module", {.file = config_path_, .subject = std::string(module)});

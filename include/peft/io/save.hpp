@@ -134,6 +134,8 @@ public:
     const std::vector<TensorData>& tensors() const noexcept { return tensors_; }
 
 private:
+    using FieldValues = detail::FieldValues;
+
     void find_type(const Bank<T>& bank) {
         for (const BankEntry<T>& entry : bank.entries()) {
             for (const Description<T>& part : entry.parts) {
@@ -250,7 +252,6 @@ private:
         if (config_.find(key) == nullptr) config_.set(key, std::move(value));
     }
 
-    using FieldValues = detail::FieldValues;
     Value config_;
     std::string type_;
     std::map<std::string, FieldValues> fields_;

@@ -78,6 +78,8 @@ PEFT_ISA_BEGIN
 /// weights differ in what they draw, run after run, without any global counter.
 template <Linear B> std::uint64_t default_stream(const B& base) {
     using T = linear_value_t<B>;
+    // Not the adapted weight of a nested layer: its last bits depend on the instruction set.
+    if constexpr (requires { base.stream(); }) return detail::mix64(base.stream() + 0x9e3779b97f4a7c15ull);
     const LayerShape shape = linear_access<B>::shape(base);
     std::uint64_t hash = detail::mix64(shape.in + 0x9e3779b97f4a7c15ull * shape.out);
     if constexpr (ReadableLinear<B>) {
@@ -129,6 +131,7 @@ public:
         MatrixView<const T> x_;
         MatrixView<const T> z_;
         typename detail::tape_of<BaseType>::type base_tape_;
+        const void* owner_ = nullptr;
         std::uint64_t stream_ = 0;
         std::uint64_t step_ = 0;
         bool ready_ = false;
@@ -205,18 +208,22 @@ public:
             if constexpr (TapedLinear<BaseType>) return Tape(base().make_tape(stream));
             else return Tape(detail::Nothing{});
         }();
+        tape.owner_ = identity_.get();
         tape.stream_ = stream == 0 ? stream_ : detail::mix64(stream_ + detail::mix64(stream));
         return tape;
     }
-    /// The training forward: dropout is on, and the tape keeps what backward needs. Throws StateError while merged.
+    /// The training forward: dropout is on, and the tape keeps what backward needs. Throws StateError while merged, or when
+    /// the tape was made by another layer.
     template <class X, class Y> void forward(const X& x, Y&& y, Tape& tape) {
-        if (merged()) throw StateError("the layer is merged; unmerge it before training", {.subject = "forward"});
+        expect_trainable("forward", tape);
         const StridedView<const T> from = detail::read_view<T>(x);
         const StridedView<T> to = detail::write_view<T>(y);
         check_shapes(from, to);
         refresh();
+        tape.ready_ = false;
         tape.arena_.reset();
         tape.cache_ = {};
+        StepGuard step{tape.step_};
         ++tape.step_;
         tape.x_ = row_major(from, tape.arena_);
         tape.z_ = tape.x_;
@@ -230,21 +237,24 @@ public:
         }
         const MatrixView<T> output = to.is_row_major() ? to.row_major() : tape.arena_.template matrix<T>(to.rows(), to.cols());
         if (!detail::replaces_base(method_)) {
-            if constexpr (TapedLinear<BaseType>) base().forward(tape.z_, output, tape.base_tape_);
-            else linear_access<BaseType>::forward(base(), tape.z_, output);
+            if constexpr (TapedLinear<BaseType>) {
+                tape.base_tape_.set_step(tape.step_ - 1);   // nested layers count with this one
+                base().forward(tape.z_, output, tape.base_tape_);
+            } else linear_access<BaseType>::forward(base(), tape.z_, output);
         }
         if constexpr (OutputAdapter<Method>) {
             if (detail::adapts_output(method_)) method_.adapt_output(call, tape.x_, output);
         }
         if (!to.is_row_major()) transpose<T>(MatrixView<const T>(output), to);
+        step.finished = true;
         tape.ready_ = true;
     }
     /// Adds to the gradients of all trained tensors; dx = dL/dx (n x in). dy (n x out) is not changed.
-    /// Throws StateError without a forward of this tape before it.
+    /// Throws StateError without a forward of this tape before it. Gradients are incomplete after a bad_alloc.
     template <class Dy, class Dx> void backward(const Dy& dy, Dx&& dx, Tape& tape) {
         const StridedView<const T> from = detail::read_view<T>(dy);
         const StridedView<T> to = detail::write_view<T>(dx);
-        expect_shape("backward: dx", to.rows(), to.cols(), tape.x_.rows(), shape().in);
+        check_backward(from, to, tape);
         const MatrixView<const T> gradient = row_major(from, tape.arena_);
         const MatrixView<T> output = to.is_row_major() ? to.row_major() : tape.arena_.template matrix<T>(to.rows(), to.cols());
         fill<T>(T(0), output);
@@ -253,9 +263,7 @@ public:
     }
     /// The same, adding to dx.
     void add_backward(MatrixView<const T> dy, MatrixView<T> dx, Tape& tape) {
-        if (!tape.ready_) throw StateError("backward without a training forward before it", {.subject = "backward"});
-        expect_shape("backward: dy", dy.rows(), dy.cols(), tape.x_.rows(), shape().out);
-        expect_shape("backward: dx", dx.rows(), dx.cols(), tape.x_.rows(), shape().in);
+        check_backward(dy, dx, tape);
         tape.ready_ = false;
         const auto call = training_call(tape);
         if constexpr (OutputAdapter<Method>) {
@@ -344,7 +352,9 @@ public:
         }
         try {
             refresh();
-            record_ = std::make_unique<MergeRecord<T>>(merge_into(base(), make_plan(), mode));
+            auto record = std::make_unique<MergeRecord<T>>();   // first: nothing may fail once the base is written
+            *record = merge_into(base(), make_plan(), mode);
+            record_ = std::move(record);
         } catch (...) {
             if constexpr (detail::is_adapted_v<BaseType>) {
                 if (inner) base().unmerge();
@@ -360,11 +370,20 @@ public:
         requires WritableLinear<BaseType> && Mergeable<Method>
     {
         if (!merged()) throw StateError("the layer is not merged", {.subject = "unmerge"});
+        const PlanPointer<T> plan = record_->plan;
+        const MergeMode mode = record_->mode;
         unmerge_from(base(), *record_);
-        record_.reset();
         if constexpr (detail::is_adapted_v<BaseType>) {
-            if (merged_inner_) base().unmerge();
+            if (merged_inner_) {
+                try {
+                    base().unmerge();
+                } catch (...) {
+                    *record_ = merge_into(base(), plan, mode);
+                    throw;
+                }
+            }
         }
+        record_.reset();
         merged_inner_ = false;
     }
     /// The record of the merge, nullptr when not merged.
@@ -374,6 +393,30 @@ public:
         requires Mergeable<Method>
     {
         return make_plan();
+    }
+
+    /// The bias that merging gives (1 x out), or no columns: the bias of nested layers and the method's change in it.
+    /// Throws NumericError when a tensor of the method is not finite.
+    Matrix<T> merged_bias() const
+        requires Mergeable<Method>
+    {
+        Matrix<T> result = [&] {
+            if constexpr (requires { base().merged_bias(); }) {
+                return base().merged_bias();
+            } else {
+                const std::span<const T> own = bias();
+                return own.empty() ? Matrix<T>() : Matrix<T>(MatrixView<const T>(own.data(), 1, own.size()));
+            }
+        }();
+        if (merged()) return result;
+        const auto plan = make_plan();
+        if (const char* name = plan->non_finite()) {
+            throw NumericError("the adapter holds NaN or infinity", {.subject = std::string("merged_copy: ") + name, .expected = "finite numbers"});
+        }
+        if (plan->bias_change() == BiasChange::none) return result;
+        if (result.empty() && plan->bias_change() == BiasChange::adds) result = Matrix<T>(1, shape().out);
+        if (!result.empty()) plan->apply_bias(result.flat());
+        return result;
     }
 
     // --- as a base of another layer
@@ -431,6 +474,16 @@ private:
         expect_columns("forward: x", x.cols(), shape().in, "in");
         expect_shape("forward: y", y.rows(), y.cols(), x.rows(), shape().out);
     }
+    void expect_trainable(const char* what, const Tape& tape) const {
+        if (merged()) throw StateError("the layer is merged; unmerge it before training", {.subject = what});
+        if (tape.owner_ != identity_.get()) throw StateError("the tape was made by another layer", {.subject = what});
+    }
+    void check_backward(StridedView<const T> dy, StridedView<T> dx, const Tape& tape) const {
+        expect_trainable("backward", tape);
+        if (!tape.ready_) throw StateError("backward without a training forward before it", {.subject = "backward"});
+        expect_shape("backward: dy", dy.rows(), dy.cols(), tape.x_.rows(), shape().out);
+        expect_shape("backward: dx", dx.rows(), dx.cols(), tape.x_.rows(), shape().in);
+    }
     void expect_merged() const {
         if (!merged()) throw StateError("the weights under an unmerged adapted layer cannot be written through it", {.subject = "write_rows"});
     }
@@ -442,7 +495,16 @@ private:
         return packed;
     }
 
-    Call<Method> training_call(Tape& tape) { return {view(), thread_arena(), tape.arena_, tape.cache_, derived_, tape.stream_, tape.step_, true, true}; }
+    /// A forward that throws does not count: tried again, it draws the same masks.
+    struct StepGuard {
+        std::uint64_t& step;
+        bool finished = false;
+        ~StepGuard() {
+            if (!finished) --step;
+        }
+    };
+
+    Call<Method> training_call(Tape& tape) { return {view(), thread_arena(), tape.arena_, tape.cache_, derived_, tape.stream_, tape.step_, true}; }
 
     void infer(MatrixView<const T> x, MatrixView<T> y) const {
         if (merged()) {
@@ -453,7 +515,7 @@ private:
         ArenaScope scope;
         ArenaScope keep(thread_keep_arena());
         cache_t<Method> cache{};
-        const Call<Method> call{view(), scope.arena(), keep.arena(), cache, derived_, stream_, 0, false, true};
+        const Call<Method> call{view(), scope.arena(), keep.arena(), cache, derived_, stream_, 0, false};
         MatrixView<const T> z = x;
         if constexpr (InputAdapter<Method>) {
             if (detail::adapts_input(method_)) {
@@ -476,7 +538,11 @@ private:
     void refresh() {
         if constexpr (detail::HasDerived<Method>) {
             const std::uint64_t version = detail::version_of(method_);
-            if (derived_version_ == version) return;
+            const std::uint64_t token = detail::merge_token_of(base());
+            if (derived_version_ == version && derived_token_ == token) return;
+            if (derived_token_ != token) derived_ = {};   // another layer merged into the base: nothing read from it holds any more
+            derived_version_ = 0;
+            derived_token_ = token;
             method_.derive(view(), derived_);
             derived_version_ = version;
         }
@@ -484,6 +550,9 @@ private:
     void expect_fresh() const {
         if constexpr (detail::HasDerived<Method>) {
             if (derived_version_ != detail::version_of(method_)) throw StateError("parameters changed since the last prepare(); call prepare()", {.subject = "forward"});
+            if (derived_token_ != detail::merge_token_of(base())) {
+                throw StateError("another layer merged into the base, or unmerged, since the last prepare(); call prepare()", {.subject = "forward"});
+            }
         }
     }
     PlanPointer<T> make_plan() const {
@@ -495,14 +564,16 @@ private:
     Method method_;
     std::uint64_t stream_;
     derived_t<Method> derived_{};
-    std::uint64_t derived_version_ = 0;
+    std::uint64_t derived_version_ = 0;   // 0: not made
+    std::uint64_t derived_token_ = 0;
+    std::unique_ptr<char> identity_ = std::make_unique<char>();   // known by its address, which stays when the layer moves
     std::unique_ptr<MergeRecord<T>> record_;
     bool merged_inner_ = false;
 };
 
 /// A layer that runs `method` on `base`. An lvalue base is referred to and must outlive the layer; an rvalue is owned; a
 /// std::shared_ptr is shared. `stream` keys the layer's random numbers (default: default_stream(base)).
-/// Throws ShapeError when the method was made for another shape.
+/// Throws ShapeError when the method was made for another shape, StateError for an empty std::shared_ptr.
 template <class Base, class Method> auto adapt(Base&& base, Method method, std::optional<std::uint64_t> stream = std::nullopt) {
     using Stored = std::conditional_t<std::is_lvalue_reference_v<Base>, Base, std::remove_cvref_t<Base>>;
     constexpr bool shared = requires { typename std::remove_cvref_t<Base>::element_type; base.use_count(); };
@@ -512,40 +583,34 @@ template <class Base, class Method> auto adapt(Base&& base, Method method, std::
     constexpr bool base_ok = detail::diagnose_linear<BaseType>();
     constexpr bool method_ok = detail::diagnose_adapter<Method>();
     if constexpr (base_ok && method_ok) {
-        if constexpr (shared) return Adapted<Kept, Method>(detail::Holder<Kept>{std::forward<Base>(base)}, std::move(method), stream);
-        else if constexpr (std::is_lvalue_reference_v<Kept>) return Adapted<Kept, Method>(detail::Holder<Kept>{&base}, std::move(method), stream);
+        if constexpr (shared) {
+            if (base == nullptr) throw StateError("there is no base", {.subject = "adapt", .expected = "a layer", .found = "an empty shared_ptr"});
+            return Adapted<Kept, Method>(detail::Holder<Kept>{std::forward<Base>(base)}, std::move(method), stream);
+        } else if constexpr (std::is_lvalue_reference_v<Kept>) return Adapted<Kept, Method>(detail::Holder<Kept>{&base}, std::move(method), stream);
         else return Adapted<Kept, Method>(detail::Holder<Kept>{std::forward<Base>(base)}, std::move(method), stream);
     }
 }
 
 /// A new dense layer with the merged weight and bias; the layer and its base stay as they are. Needs no writable base.
-/// Throws NumericError when the result is not finite.
+/// Throws NumericError when the result is not finite in its storage type.
 template <StorageScalar S, class Base, class Method> auto merged_copy(const Adapted<Base, Method>& layer) {
     using T = typename Method::value_type;
     const LayerShape shape = layer.shape();
-    DenseLinear<T, S> result(shape, !layer.bias().empty());
-    copy<T>(layer.bias(), result.bias());
-    PlanPointer<T> plan;
-    if (!layer.merged()) {
-        plan = layer.plan();
-        if (const char* name = plan->non_finite()) {
-            throw NumericError("the adapter holds NaN or infinity", {.subject = std::string("merged_copy: ") + name, .expected = "finite numbers"});
-        }
-        if (plan->bias_change() == BiasChange::adds) result.ensure_bias();
-        if (!result.bias().empty()) plan->apply_bias(result.bias());
-    }
+    const Matrix<T> bias = layer.merged_bias();
+    if (!all_finite(bias.flat())) throw NumericError("the merged bias is not finite", {.subject = "merged_copy: bias", .expected = "finite numbers", .found = "NaN or infinity"});
+    DenseLinear<T, S> result(Matrix<S>(shape.out, shape.in), bias);
     const std::size_t block = detail::merge_block_rows(shape);
     for (std::size_t first = 0; first < shape.out; first += block) {
         const std::size_t count = std::min(block, shape.out - first);
         ArenaScope scope;
         const auto rows = scope.template matrix<T>(count, shape.in);
         layer.read_rows(first, rows);
+        result.write_rows(first, rows);
         for (std::size_t i = 0; i < count; ++i) {
-            if (!all_finite(std::span<const T>(rows.row_span(i)))) {
+            if (!all_finite(std::span<const S>(std::as_const(result).stored().view().row_span(first + i)))) {
                 throw NumericError("the merged weight is not finite", {.subject = "merged_copy: row " + std::to_string(first + i), .expected = "finite numbers"});
             }
         }
-        result.write_rows(first, rows);
     }
     return result;
 }

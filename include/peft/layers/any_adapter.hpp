@@ -158,7 +158,7 @@ private:
             using C = cache_t<M>;
             static_assert(std::is_trivially_destructible_v<C>, "a cache is a struct of views");
             if (call.cache.data == nullptr) call.cache.data = ::new (call.keep.allocate(sizeof(C))) C{};
-            return {call.base, call.scratch, call.keep, *static_cast<C*>(call.cache.data), own(call.derived.data), call.stream, call.step, call.training, call.base_output};
+            return {call.base, call.scratch, call.keep, *static_cast<C*>(call.cache.data), own(call.derived.data), call.stream, call.step, call.training};
         }
     };
 

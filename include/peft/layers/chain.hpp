@@ -10,9 +10,8 @@ PEFT_ISA_BEGIN
 
 /// Several methods on one base, the first next to it: what several active adapters are, and a trained bias beside a
 /// LoRA. The same map as nesting adapt() calls, but chosen at run time, and every method reads the original base.
-/// A method sees the input that the input methods above it leave. Merged in order, in one pass over the weight. A DoRA
-/// above others adds its change of the original base in forward, but is merged into what the others made of it: the
-/// two differ, as they do upstream.
+/// A method sees the input that the input methods above it leave. Merged in order, in one pass over the weight. The
+/// norms of a DoRA above others are still those of the original base.
 /// Throws OptionError when empty or when a method that replaces the base is not the first, ShapeError when shapes differ.
 template <Scalar T> class Chain {
 public:
@@ -213,10 +212,8 @@ private:
     static MatrixView<T> gradient(const Call<Chain>& call, std::size_t level, MatrixView<T> dx) noexcept {
         return level == 0 ? dx : call.cache.gradients[level - 1];
     }
-    Call<AnyAdapter<T>> part_call(const Call<Chain>& call, std::size_t k) const {
-        bool base_output = call.base_output && !parts_[k].adapts_input();   // y is f(x_k) of the bare base only below all others
-        for (std::size_t j = 0; j < k; ++j) base_output = base_output && !parts_[j].adapts_output() && !parts_[j].adapts_input();
-        return {call.base, call.scratch, call.keep, call.cache.parts[k], call.derived.parts[k], part_stream(call.stream, k), call.step, call.training, base_output};
+    static Call<AnyAdapter<T>> part_call(const Call<Chain>& call, std::size_t k) {
+        return {call.base, call.scratch, call.keep, call.cache.parts[k], call.derived.parts[k], part_stream(call.stream, k), call.step, call.training};
     }
 
     Options options_;

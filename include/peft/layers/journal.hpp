@@ -17,9 +17,13 @@ enum class BlockKind : std::uint8_t {
     copy,        ///< all rows as they were
 };
 
+/// How far an unmerge has come with a block.
+enum class UnmergeProgress : std::uint8_t { none, restored, failed };
+
 /// One block of rows in the record of a merge.
 struct MergeBlock {
     BlockKind kind = BlockKind::untouched;
+    UnmergeProgress progress = UnmergeProgress::none;
     std::vector<std::uint8_t> bytes;
     std::uint64_t before = 0;   ///< checksum of the block's stored bytes before the merge
     std::uint64_t after = 0;    ///< and after it

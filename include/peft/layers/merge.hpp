@@ -1,5 +1,6 @@
 #pragma once
 #include <peft/core/concepts.hpp>
+#include <peft/core/float_environment.hpp>
 #include <peft/core/threads.hpp>
 #include <peft/kernels/checksum.hpp>
 #include <peft/kernels/elementwise.hpp>
@@ -8,7 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <new>
+#include <exception>
 #include <utility>
 
 PEFT_BEGIN
@@ -65,6 +66,8 @@ template <class L, class S> void write_stored_rows(L& base, std::size_t first, M
     if constexpr (requires { base.write_stored(first, rows); }) base.write_stored(first, rows);
     else linear_access<L>::write_rows(base, first, rows);
 }
+/// True if the numbers of the bias can be written through bias().
+template <class L> constexpr bool writable_bias_v = requires(L& l) { l.bias()[0] = linear_value_t<L>(0); };
 template <class L> std::uint64_t merge_token_of(const L& base) {
     if constexpr (requires { base.merge_token(); }) return base.merge_token();
     else return 0;
@@ -85,7 +88,7 @@ inline std::size_t merge_block_rows(LayerShape shape) noexcept {
     return std::clamp<std::size_t>(rows, 8, 256);
 }
 
-enum class Fault : int { none, base_not_finite, result_not_finite, out_of_memory, changed };
+enum class Fault : int { none, base_not_finite, result_not_finite, thrown, changed };
 
 /// The buffers of one block of a merge or unmerge.
 template <Scalar T, StorageScalar S> struct MergeBuffers {
@@ -141,6 +144,7 @@ public:
         record.blocks.resize((shape_.out + record.block_rows - 1) / record.block_rows);
         statistics_.resize(record.blocks.size());
         faults_.resize(record.blocks.size(), Fault::none);
+        errors_.resize(record.blocks.size());
         done_.resize(record.blocks.size(), 0);
     }
 
@@ -152,23 +156,28 @@ public:
             raise();
             for (std::size_t b = 0; b < blocks; ++b) pass(b, true);
         } else {
+            if (blocks > 1 && threads() > 1) reserve_scratch(*record_.plan, record_.block_rows, shape_);
             parallel_for(blocks, true, [this](std::size_t b) { pass(b, true); });
         }
         raise();
         finish_report();
     }
 
-    /// Gives all rows their old bytes.
-    void roll_back() {
-        for (std::size_t b = 0; b < record_.blocks.size(); ++b) {
-            if (done_[b] != 0) restore_block<L>(base_, record_, b, shape_, true);
-        }
+    /// Takes once whatever scratch the calling thread needs to put blocks back, which must not fail: with several threads it
+    /// may not have worked on any block itself.
+    static void reserve_scratch(const MergePlan<T>& plan, std::size_t block_rows, LayerShape shape) {
+        ArenaScope scope;
+        MergeBuffers<T, S> m(scope, std::min(block_rows, shape.out), shape.in);
+        plan.prepare(0, m.work);
+        fill<T>(T(0), m.rows);
+        plan.revert(0, m.work, m.rows);
     }
 
     /// Reads merged rows, gives them their old bytes; `write` false only checks that they are what the merge left.
     template <class Base> static Fault restore_block(Base& base, const MergeRecord<T>& record, std::size_t b, LayerShape shape, bool write) {
         const MergeBlock& block = record.blocks[b];
         if (block.kind == BlockKind::untouched) return Fault::none;
+        const DefaultFloatEnvironment environment;
         const std::size_t first = b * record.block_rows;
         const std::size_t count = std::min(record.block_rows, shape.out - first);
         ArenaScope scope;
@@ -194,7 +203,7 @@ public:
             }
         }
         if (checksum_rows<S>(m.original) != block.before) return Fault::changed;
-        write_stored_rows<Base, S>(base, first, m.original);
+        replace_rows<Base>(base, first, m.stored, m.original);
         return Fault::none;
     }
 
@@ -202,6 +211,7 @@ public:
     static void remake_block(L& base, const MergeRecord<T>& record, std::size_t b, LayerShape shape) {
         const std::size_t first = b * record.block_rows;
         const std::size_t count = std::min(record.block_rows, shape.out - first);
+        const DefaultFloatEnvironment environment;
         ArenaScope scope;
         MergeBuffers<T, S> m(scope, count, shape.in);
         make_rows(base, record, first, m);
@@ -209,6 +219,16 @@ public:
     }
 
 private:
+    /// Writes rows; when the base throws in the middle, the old ones are put back.
+    template <class Base> static void replace_rows(Base& base, std::size_t first, MatrixView<const S> old_rows, MatrixView<const S> new_rows) {
+        try {
+            write_stored_rows<Base, S>(base, first, new_rows);
+        } catch (...) {
+            write_stored_rows<Base, S>(base, first, old_rows);
+            throw;
+        }
+    }
+
     /// Fills original, work, rows (W' unrounded) and stored (W' rounded; untouched rows as they were). Says what is wrong.
     static Fault make_rows(const L& base, const MergeRecord<T>& record, std::size_t first, MergeBuffers<T, S>& m) {
         const MergePlan<T>& plan = *record.plan;
@@ -232,8 +252,9 @@ private:
         if (stop_.load(std::memory_order_relaxed)) return;
         try {
             faults_[b] = merge_block(b, write);
-        } catch (const std::bad_alloc&) {
-            faults_[b] = Fault::out_of_memory;
+        } catch (...) {                                  // no memory, or a base that throws
+            errors_[b] = std::current_exception();
+            faults_[b] = Fault::thrown;
         }
         if (faults_[b] != Fault::none) stop_.store(true, std::memory_order_relaxed);
     }
@@ -242,6 +263,7 @@ private:
         const std::size_t first = b * record_.block_rows;
         const std::size_t count = std::min(record_.block_rows, shape_.out - first);
         const MergePlan<T>& plan = *record_.plan;
+        const DefaultFloatEnvironment environment;
         ArenaScope scope;
         MergeBuffers<T, S> m(scope, count, shape_.in);
         if (const Fault fault = make_rows(base_, record_, first, m); fault != Fault::none) return fault;
@@ -261,7 +283,7 @@ private:
             if (record_.mode == MergeMode::journal) write_journal(first, m, block);
             if (record_.mode == MergeMode::copy) copy_rows(m, block);
             if (record_.mode == MergeMode::discard) block.kind = BlockKind::copy;
-            write_stored_rows<L, S>(base_, first, m.stored);
+            replace_rows<L>(base_, first, m.original, m.stored);
         }
         record_.blocks[b] = std::move(block);
         statistics_[b] = statistics;
@@ -294,14 +316,18 @@ private:
         block.bytes.assign(source, source + m.original.size() * sizeof(S));
     }
 
+    /// After a fault: gives all rows their old bytes and throws.
     void raise() {
         if (!stop_.load()) return;
+        for (std::size_t b = 0; b < record_.blocks.size(); ++b) {
+            if (done_[b] != 0) restore_block<L>(base_, record_, b, shape_, true);
+        }
         const auto bad = std::find_if(faults_.begin(), faults_.end(), [](Fault fault) { return fault != Fault::none; });
         const Fault fault = *bad;
-        roll_back();
-        const std::size_t first = static_cast<std::size_t>(bad - faults_.begin()) * record_.block_rows;
+        const auto at = static_cast<std::size_t>(bad - faults_.begin());
+        if (fault == Fault::thrown) std::rethrow_exception(errors_[at]);
+        const std::size_t first = at * record_.block_rows;
         const std::string where = "merge: rows " + std::to_string(first) + " to " + std::to_string(std::min(first + record_.block_rows, shape_.out) - 1) + " of the weight";
-        if (fault == Fault::out_of_memory) throw std::bad_alloc();
         if (fault == Fault::base_not_finite) {
             throw NumericError("the base already holds NaN or infinity; nothing was changed", {.subject = where, .expected = "finite numbers"});
         }
@@ -328,6 +354,7 @@ private:
     LayerShape shape_;
     std::vector<RowStatistics<T, S>> statistics_;
     std::vector<Fault> faults_;
+    std::vector<std::exception_ptr> errors_;
     std::vector<std::uint8_t> done_;
     std::atomic<bool> stop_{false};
 };
@@ -340,7 +367,8 @@ PEFT_ISA_BEGIN
 /// byte as it was:
 ///   ShapeError     the plan is for another shape;
 ///   NumericError   a tensor of the plan, a touched row of the base, or the result is not finite;
-///   StateError     the plan adds a bias and the base has none and cannot create one.
+///   StateError     the plan changes the bias, and the base cannot write or create one;
+///   bad_alloc, or whatever the base's own functions throw.
 /// Rows the plan does not touch are not read. The result does not depend on the number of threads.
 template <WritableLinear L> MergeRecord<linear_value_t<L>> merge_into(L& base, PlanPointer<linear_value_t<L>> plan, MergeMode mode = MergeMode::journal) {
     using T = linear_value_t<L>;
@@ -358,6 +386,7 @@ template <WritableLinear L> MergeRecord<linear_value_t<L>> merge_into(L& base, P
     const std::span<const T> old_bias = linear_access<L>::bias(base);
     record.bias_changed = change == BiasChange::adds || (change == BiasChange::scales && !old_bias.empty());
     if (record.bias_changed) {
+        if constexpr (!detail::writable_bias_v<L>) throw StateError("the method changes the bias, and the bias of this base cannot be written", {.subject = "merge: bias"});
         record.old_bias = Matrix<T>(MatrixView<const T>(old_bias.data(), old_bias.empty() ? 0 : 1, old_bias.size()));
         record.new_bias = old_bias.empty() ? Matrix<T>(1, shape.out) : record.old_bias;
         record.plan->apply_bias(record.new_bias.flat());
@@ -382,7 +411,7 @@ template <WritableLinear L> MergeRecord<linear_value_t<L>> merge_into(L& base, P
         throw;
     }
     if (record.bias_changed) {
-        if constexpr (requires { base.bias().data(); base.bias()[0] = T(0); }) copy<T>(std::as_const(record.new_bias).flat(), std::span<T>(base.bias()));
+        if constexpr (detail::writable_bias_v<L>) copy<T>(std::as_const(record.new_bias).flat(), std::span<T>(base.bias()));
     }
     std::uint64_t token = record.previous_token + 1;
     for (const MergeBlock& block : record.blocks) token = detail::mix64(token ^ block.after) + 1;
@@ -405,42 +434,56 @@ template <WritableLinear L> void unmerge_from(L& base, MergeRecord<linear_value_
         if constexpr (requires { base.merge_token(); }) throw StateError("this base does not know of the merge", {.subject = "unmerge"});
     }
     const LayerShape shape = linear_access<L>::shape(base);
-    const std::string changed_text = "the base has been written to since the merge; nothing was changed";
+    constexpr const char* changed_text = "the base has been written to since the merge; nothing was changed";
     if (record.bias_changed) {
         const std::span<const T> bias = linear_access<L>::bias(base);
         if (bias.size() != shape.out || std::memcmp(bias.data(), record.new_bias.data(), bias.size() * sizeof(T)) != 0) {
             throw StateError(changed_text, {.subject = "unmerge: bias"});
         }
     }
+    // Nothing below allocates once the scratch is there: a merge of several layers undoes itself where memory has run out.
     const std::size_t blocks = record.blocks.size();
-    std::atomic<int> worst{0};
-    std::vector<std::uint8_t> done(blocks, 0);
-    const auto run = [&](bool write) {
-        parallel_for(blocks, true, [&, write](std::size_t b) {
-            if (worst.load() != 0) return;
-            detail::Fault fault = detail::Fault::out_of_memory;
-            try {
-                fault = Merging::restore_block(base, record, b, shape, write);
-                done[b] = write && fault == detail::Fault::none ? 1 : 0;
-            } catch (const std::bad_alloc&) {
-            }
-            if (fault != detail::Fault::none) worst.store(static_cast<int>(fault));
-        });
+    std::atomic<bool> changed{false};
+    for (MergeBlock& block : record.blocks) block.progress = UnmergeProgress::none;
+    const auto restore = [&](std::size_t b, bool write) {
+        if (changed.load()) return;
+        if (Merging::restore_block(base, record, b, shape, write) != detail::Fault::none) changed.store(true);
+        else if (write) record.blocks[b].progress = UnmergeProgress::restored;
     };
-    run(false);
-    if (worst.load() == 0) run(true);
-    if (const auto fault = static_cast<detail::Fault>(worst.load()); fault != detail::Fault::none) {
-        for (std::size_t b = 0; b < blocks; ++b) {
-            if (done[b] != 0 && record.blocks[b].kind != BlockKind::untouched) Merging::remake_block(base, record, b, shape);
+    const auto run = [&](bool write) {
+        parallel_for(blocks, true, [&](std::size_t b) {
+            try {
+                restore(b, write);
+            } catch (...) {
+                record.blocks[b].progress = UnmergeProgress::failed;
+            }
+        });
+        for (std::size_t b = 0; b < blocks; ++b) {   // what another thread had no memory for: this one has
+            if (record.blocks[b].progress == UnmergeProgress::failed) restore(b, write);
         }
-        if (fault == detail::Fault::out_of_memory) throw std::bad_alloc();
+    };
+    std::exception_ptr error;
+    try {
+        if (blocks > 1 && threads() > 1) Merging::reserve_scratch(*record.plan, record.block_rows, shape);
+        run(false);
+        for (MergeBlock& block : record.blocks) block.progress = UnmergeProgress::none;
+        if (!changed.load()) run(true);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    if (error != nullptr || changed.load()) {
+        for (std::size_t b = 0; b < blocks; ++b) {
+            const MergeBlock& block = record.blocks[b];
+            if (block.progress == UnmergeProgress::restored && block.kind != BlockKind::untouched) Merging::remake_block(base, record, b, shape);
+        }
+        if (error != nullptr) std::rethrow_exception(error);
         throw StateError(changed_text, {.subject = "unmerge: weight"});
     }
     if (record.bias_changed) {
         if constexpr (requires { base.drop_bias(); }) {
             if (record.bias_created) base.drop_bias();
         }
-        if constexpr (requires { base.bias().data(); base.bias()[0] = T(0); }) {
+        if constexpr (detail::writable_bias_v<L>) {
             if (!record.bias_created) copy<T>(std::as_const(record.old_bias).flat(), std::span<T>(base.bias()));
         }
     }
@@ -453,6 +496,7 @@ template <ReadableLinear L>
 void planned_rows(const L& base, const MergePlan<linear_value_t<L>>& plan, std::size_t first, MatrixView<linear_value_t<L>> rows) {
     using T = linear_value_t<L>;
     linear_access<L>::read_rows(base, first, rows);
+    const DefaultFloatEnvironment environment;
     ArenaScope scope;
     const auto work = scope.matrix<T>(rows.rows(), rows.cols());
     const auto changed = scope.matrix<T>(rows.rows(), rows.cols());

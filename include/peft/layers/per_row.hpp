@@ -112,7 +112,7 @@ private:
 
     Call<AnyAdapter<T>> call(std::size_t k, Group& group, Arena& keep) const {
         const Entry& entry = entries_[k];
-        return {view(), thread_arena(), keep, group.cache, entry.derived, entry.stream, 0, false, !entry.adapter.adapts_input()};
+        return {view(), thread_arena(), keep, group.cache, entry.derived, entry.stream, 0, false};
     }
 
     Base* base_;

@@ -78,17 +78,15 @@ public:
         else delta = scope.matrix<T>(y.rows(), y.cols());
         fill<T>(T(0), delta);
         low_rank::forward(call, lora_.factors(), lora_.scale(), mask(call), x, delta, call.cache.low_rank);
-        if (call.base_output) {
-            finish(call, call.base.bias(), y, delta, y);
-        } else {                       // others changed y already: the base's part has to be made again
-            const auto product = scope.matrix<T>(y.rows(), y.cols());
-            call.base.product(x, product);
-            const auto adapted = scope.matrix<T>(y.rows(), y.cols());
-            copy<T>(product, adapted);
-            finish(call, {}, product, delta, adapted);
-            axpy<T>(T(1), adapted, y);
-            axpy<T>(T(-1), product, y);
+        const std::span<const T> bias = call.base.bias();
+        if (!call.training) {
+            rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, y);
+            return;
         }
+        const auto v = scope.matrix<T>(y.rows(), y.cols());
+        without_bias_plus<T>(y, bias, delta, v);
+        rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, y);
+        copy<T>(v, delta);
     }
 
     void backward_output(const Call<DoRA>& call, MatrixView<const T> x, MatrixView<T> dy, MatrixView<T> dx) {
@@ -101,15 +99,6 @@ public:
             if (call.derived.norm(0, o) != T(0)) magnitude_.grad()(0, o) += dots(0, o) / call.derived.norm(0, o);
         }
         if (!options_.detach_norm) norm_gradient(call, dots);
-        if (!call.base_output) {       // y += (c - 1) x W^T + ...: what lies below sees dy as it is
-            const auto scaled = scope.matrix<T>(dy.rows(), out);
-            copy<T>(dy, scaled);
-            scale_columns<T>(call.derived.ratio.flat(), scaled);
-            low_rank::backward(call, lora_.factors(), lora_.gradients(), lora_.scale(), mask(call), x, MatrixView<const T>(scaled), dx, call.cache.low_rank);
-            axpy<T>(T(-1), dy, scaled);
-            call.base.transposed_product(scaled, dx);
-            return;
-        }
         scale_columns<T>(call.derived.ratio.flat(), dy);
         low_rank::backward(call, lora_.factors(), lora_.gradients(), lora_.scale(), mask(call), x, MatrixView<const T>(dy), dx, call.cache.low_rank);
     }
@@ -158,19 +147,6 @@ private:
     };
 
     DropoutMask mask(const Call<DoRA>& call) const { return low_rank::mask_of(call, options_.dropout, options_.seed); }
-
-    /// adapted = y + (c - 1)(y - b) + c delta; in training delta becomes v = y - b + delta.
-    void finish(const Call<DoRA>& call, std::span<const T> bias, MatrixView<const T> y, MatrixView<T> delta, MatrixView<T> adapted) const {
-        if (!call.training) {
-            rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, adapted);
-            return;
-        }
-        ArenaScope scope(call.scratch);
-        const auto v = scope.matrix<T>(y.rows(), y.cols());
-        without_bias_plus<T>(y, bias, delta, v);
-        rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, adapted);
-        copy<T>(v, delta);
-    }
 
     void update_norms(const BaseView<T>& base, Derived& derived) const {
         const LayerShape s = shape();

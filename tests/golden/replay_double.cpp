@@ -1,0 +1,3 @@
+#include "replay.inc.hpp"
+
+template golden::Result golden::replay<double>(const std::string&);
