@@ -1,0 +1,45 @@
+#include "methods.hpp"
+
+#include <peft/adapters/channel/ia3.hpp>
+#include <peft/adapters/channel/ssf.hpp>
+#include <peft/adapters/full/trained.hpp>
+#include <peft/adapters/low_rank/dora.hpp>
+#include <peft/adapters/low_rank/lora.hpp>
+
+#include <stdexcept>
+
+namespace finetune {
+
+using peft::LayerShape;
+using Name = std::string_view;
+using Settings = const MethodSettings&;
+
+const std::vector<Method>& all_methods() {
+    // IA3 scales the outputs of the hidden layers and, as in its paper's feed-forward blocks, the input of the last one.
+    static const std::vector<Method> methods{
+        {"full", 1e-3, "#444444", [](Name, LayerShape shape, Settings) { return peft::Trained<float>(shape); }},
+        {"lora", 4e-3, "#0072b2", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
+        {"dora", 4e-3, "#d55e00", [](Name, LayerShape shape, Settings s) { return peft::DoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
+        {"lora_fa", 8e-3, "#56b4e9", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .train_a = false, .seed = s.seed}); }},
+        {"ssf", 2e-2, "#009e73", [](Name, LayerShape shape, Settings) { return peft::SSF<float>(shape); }},
+        {"ia3", 3e-2, "#cc79a7", [](Name layer, LayerShape shape, Settings) { return peft::IA3<float>(shape, {.feedforward = layer == "head"}); }},
+    };
+    return methods;
+}
+
+const Method& find_method(std::string_view name) {
+    std::string known;
+    for (const Method& method : all_methods()) {
+        if (method.name == name) return method;
+        known += (known.empty() ? "" : ", ") + method.name;
+    }
+    throw std::runtime_error("there is no method '" + std::string(name) + "'; known are " + known + " and all");
+}
+
+AttachLayer attach(const Method& method, const MethodSettings& settings) {
+    return [&method, settings](std::string_view name, peft::DenseLinear<float>& base) {
+        return peft::adapt(base, method.make(name, base.shape(), settings), peft::stream_of(name));
+    };
+}
+
+}  // namespace finetune
