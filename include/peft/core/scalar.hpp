@@ -132,6 +132,9 @@ PEFT_INLINE bool is_finite(float value) noexcept { return (std::bit_cast<std::ui
 PEFT_INLINE bool is_finite(double value) noexcept {
     return (std::bit_cast<std::uint64_t>(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull;
 }
+/// False for zeros only, by the bits: NaN and subnormals are told from zero under -ffast-math too.
+PEFT_INLINE bool is_nonzero(float value) noexcept { return (std::bit_cast<std::uint32_t>(value) << 1) != 0; }
+PEFT_INLINE bool is_nonzero(double value) noexcept { return (std::bit_cast<std::uint64_t>(value) << 1) != 0; }
 PEFT_INLINE bool is_finite(bfloat16 value) noexcept { return (value.bits & 0x7f80u) != 0x7f80u; }
 PEFT_INLINE bool is_finite(float16 value) noexcept { return (value.bits & 0x7c00u) != 0x7c00u; }
 

@@ -58,7 +58,9 @@ public:
     enum class Side { output, input };
 
     Plan(LayerShape shape, Side side, std::span<const T> g, std::span<const T> shift, const char* g_name, const char* shift_name)
-        : shape_(shape), side_(side), g_(as_row(g)), shift_(as_row(shift)), g_name_(g_name), shift_name_(shift_name) {}
+        : shape_(shape), side_(side), g_(as_row(g)), shift_(as_row(shift)), g_name_(g_name), shift_name_(shift_name) {
+        for (const T value : g) any_factor_ = any_factor_ || value != T(1);
+    }
 
     LayerShape shape() const noexcept override { return shape_; }
     const char* non_finite() const noexcept override {
@@ -67,7 +69,7 @@ public:
     }
     void prepare(std::size_t, MatrixView<T>) const override {}
     bool touches(std::size_t first, MatrixView<const T>, std::size_t i) const noexcept override {
-        return side_ == Side::input || g_(0, first + i) != T(1);
+        return side_ == Side::input ? any_factor_ : g_(0, first + i) != T(1);
     }
     void apply(std::size_t first, MatrixView<const T>, MatrixView<T> rows) const override {
         if (side_ == Side::input) {
@@ -106,6 +108,7 @@ private:
     Matrix<T> shift_;
     const char* g_name_;
     const char* shift_name_;
+    bool any_factor_ = false;   ///< some factor is not one
 };
 
 }  // namespace channel

@@ -73,7 +73,7 @@ public:
     void prepare(std::size_t first, MatrixView<T> work) const override {
         multiply_nn<T, T>(b_.rows(first, work.rows()), a_, work, {.scale = scale_, .accumulate = false, .bias = {}});
     }
-    bool touches(std::size_t, MatrixView<const T> work, std::size_t i) const noexcept override { return max_abs(work.row_span(i)) > T(0); }
+    bool touches(std::size_t, MatrixView<const T> work, std::size_t i) const noexcept override { return is_nonzero(max_abs(work.row_span(i))); }
     void apply(std::size_t, MatrixView<const T> work, MatrixView<T> rows) const override { axpy(T(1), work, rows); }
     void revert(std::size_t, MatrixView<const T> work, MatrixView<T> rows) const override { axpy(T(-1), work, rows); }
     bool additive() const noexcept override { return true; }

@@ -18,7 +18,7 @@ PEFT_BEGIN
 enum class MergeMode {
     journal,   ///< from the merged weights, the plan and a journal of rounding differences: at most a copy, usually 1/8 of one or less
     copy,      ///< from a copy of every touched row: faster, and as large as the weight
-    discard,   ///< not at all
+    discard,   ///< not at all; a base whose own write_rows throws half way is left half merged
 };
 
 /// What a merge did. Errors and shares are over all weights whose change is not zero.
