@@ -4,6 +4,7 @@
 #include <peft/core/scalar.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -25,7 +26,8 @@ public:
         std::memset(bytes_.data(), 0xff, bytes_.size());
         const auto address = reinterpret_cast<std::uintptr_t>(bytes_.data()) + margin;
         first_ = margin + (64 - address % 64) % 64 + placement.offset * sizeof(T);
-        for (std::size_t i = 0; i < rows_; ++i) std::memset(static_cast<void*>(view().row(i)), 0, cols_ * sizeof(T));
+        for (std::size_t i = 0; i < rows_; ++i)
+            for (std::size_t j = 0; j < cols_; ++j) view()(i, j) = T{};
     }
     Guarded(const Guarded&) = delete;
     Guarded& operator=(const Guarded&) = delete;
@@ -51,10 +53,15 @@ public:
 
     /// True if every byte outside the matrix still is 0xff.
     bool intact() const {
-        std::vector<unsigned char> copy = bytes_;
-        for (std::size_t i = 0; i < rows_; ++i) std::memset(copy.data() + first_ + i * stride_ * sizeof(T), 0xff, cols_ * sizeof(T));
-        for (const unsigned char byte : copy)
-            if (byte != 0xff) return false;
+        std::size_t at = 0;   // the first byte not looked at
+        for (std::size_t i = 0; i < rows_; ++i) {
+            const std::size_t row = first_ + i * stride_ * sizeof(T);
+            for (; at < row; ++at)
+                if (bytes_[at] != 0xff) return false;
+            at = row + cols_ * sizeof(T);
+        }
+        for (; at < bytes_.size(); ++at)
+            if (bytes_[at] != 0xff) return false;
         return true;
     }
 

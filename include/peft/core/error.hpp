@@ -106,7 +106,13 @@ inline std::string to_text(std::string_view value) { return std::string(value); 
 
 /// "[4, 16]"
 inline std::string shape_text(std::size_t rows, std::size_t cols) {
-    return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+    // by +=: g++ 12 sees an overlapping copy in "[" + std::string (GCC bug 105651) and -Werror stops there
+    std::string text = "[";
+    text += std::to_string(rows);
+    text += ", ";
+    text += std::to_string(cols);
+    text += ']';
+    return text;
 }
 
 }  // namespace detail
