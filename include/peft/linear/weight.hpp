@@ -47,9 +47,17 @@ template <Scalar T, StorageScalar S> void weight_backward_input(WeightView<const
     else multiply_nn<T, S>(dy, w.stored, dx, {.scale = 1, .accumulate = true, .bias = {}});
 }
 
+/// Throws ShapeError unless rows has `in` columns and W has rows first .. first + rows.rows().
+inline void expect_rows(std::string_view what, std::size_t first, std::size_t rows, std::size_t cols, LayerShape shape) {
+    expect_columns(what, cols, shape.in, "in");
+    if (rows <= shape.out && first <= shape.out - rows) return;
+    throw ShapeError("the weight has no such rows", {.subject = std::string(what), .expected = "rows below out = " + std::to_string(shape.out),
+                                                     .found = std::to_string(rows) + " rows from row " + std::to_string(first)});
+}
+
 /// Rows first .. first + rows.rows() of W as they are stored.
 template <StorageScalar S> void weight_read_stored(WeightView<const S> w, std::size_t first, MatrixView<S> rows) {
-    expect_shape("read_rows", rows.rows(), rows.cols(), rows.rows(), w.in());
+    expect_rows("read_rows", first, rows.rows(), rows.cols(), {w.in(), w.out()});
     for (std::size_t i = 0; i < rows.rows(); ++i) {
         if (w.transposed) {
             for (std::size_t j = 0; j < rows.cols(); ++j) rows(i, j) = w.stored(j, first + i);
@@ -60,7 +68,7 @@ template <StorageScalar S> void weight_read_stored(WeightView<const S> w, std::s
 }
 
 template <StorageScalar S> void weight_write_stored(WeightView<S> w, std::size_t first, MatrixView<const S> rows) {
-    expect_shape("write_rows", rows.rows(), rows.cols(), rows.rows(), w.in());
+    expect_rows("write_rows", first, rows.rows(), rows.cols(), {w.in(), w.out()});
     for (std::size_t i = 0; i < rows.rows(); ++i) {
         if (w.transposed) {
             for (std::size_t j = 0; j < rows.cols(); ++j) w.stored(j, first + i) = rows(i, j);
