@@ -54,8 +54,23 @@ public:
         if ((found->is_array() && found->as_array().empty()) || (found->is_object() && found->as_object().empty())) return;
         throw UnsupportedError("this feature is not supported", {.subject = std::string(key), .expected = "null, false or empty"});
     }
+    /// Throws FormatError unless the key is absent, null, true or false.
+    void expect_flag(std::string_view key) const {
+        const Value* found = config_->find(key);
+        if (found != nullptr && !found->is_null() && !found->is_bool()) refuse(key, "true or false", *found);
+    }
+    /// Throws FormatError unless the key is absent, null or a number that `fits`.
+    template <class Predicate> void expect_number(std::string_view key, Predicate fits, std::string_view expected) const {
+        const Value* found = config_->find(key);
+        if (found == nullptr || found->is_null()) return;
+        if (!found->is_number() || !fits(found->as_number())) refuse(key, expected, *found);
+    }
 
 private:
+    [[noreturn]] static void refuse(std::string_view key, std::string_view expected, const Value& found) {
+        throw FormatError("wrong value", {.subject = std::string(key), .expected = std::string(expected), .found = found.describe()});
+    }
+
     const Value* config_;
 };
 

@@ -38,8 +38,10 @@ public:
         if (entry_->verify != nullptr) {
             try {
                 entry_->verify(ConfigView(config_));
-            } catch (const UnsupportedError& error) {
+            } catch (const UnsupportedError& error) {   // the method does not know the file
                 throw UnsupportedError(error.what(), {.file = config_path_});
+            } catch (const FormatError& error) {
+                throw FormatError(error.what(), {.file = config_path_});
             }
         }
     }
@@ -61,6 +63,7 @@ public:
         std::vector<AnyAdapter<T>> parts;
         const bool full = rules_.saved_in_full(module);
         if (full) {
+            context.set_reason("nothing of this module, though modules_to_save names it");
             Trained<T> layer(shape, {.weight = true, .bias = context.find("bias") != nullptr});
             read_trained(context, layer, "weight", "bias");
             parts.emplace_back(std::move(layer));
@@ -102,6 +105,10 @@ public:
     /// nothing was attached at all.
     void finish() const {
         const auto names = left_over();
+        if (made_.empty()) {
+            throw FormatError("the adapter targets none of the modules", {.file = config_path_, .subject = "target_modules", .expected = "at least 1 module",
+                              .found = names.empty() ? "0" : "0, and " + names.front()});
+        }
         if (!names.empty()) {
             std::string list;
             for (std::size_t i = 0; i < names.size() && i < 4; ++i) list += (i == 0 ? "" : ", ") + names[i];
@@ -109,7 +116,6 @@ public:
             throw FormatError(std::to_string(names.size()) + " of " + std::to_string(file_.tensors().size()) + " tensors belong to no module that was attached",
                               {.file = file_.path(), .subject = names.front(), .found = list});
         }
-        if (made_.empty()) throw FormatError("the adapter targets none of the modules", {.file = config_path_, .subject = "target_modules", .found = "0 attached"});
     }
 
 private:

@@ -26,6 +26,8 @@ public:
     const TargetRules& rules() const noexcept { return rules_; }
     const std::string& config_path() const noexcept { return config_path_; }
     const std::string& module() const noexcept { return module_; }
+    /// What to say of a missing tensor when nothing of the module is there: which key of the configuration asks for it.
+    void set_reason(std::string why) { why_ = std::move(why); }
     /// Names of the file's tensors that were read.
     const std::vector<std::string>& consumed() const noexcept { return consumed_; }
 
@@ -43,7 +45,8 @@ public:
     void read(std::string_view key, TensorShape shape, Parameter<T>& parameter) {
         const TensorInfo* info = find(key);
         if (info == nullptr) {
-            throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = detail::shape_text(shape)});
+            throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = detail::shape_text(shape),
+                              .found = consumed_.empty() ? why_ : "only " + consumed_.back()});
         }
         if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
             std::string found = "[";
@@ -61,6 +64,7 @@ private:
     const SafetensorsFile& file_;
     std::string config_path_;
     std::string module_;
+    std::string why_ = "nothing of this module, though target_modules names it";
     std::vector<std::string> consumed_;
 };
 

@@ -109,6 +109,8 @@ struct LoRAFormat {
     /// init_lora_weights names where A and B started; those that changed the base cannot be read as plain LoRA.
     static void verify(const ConfigView& config) {
         for (const std::string_view key : neutral) config.expect_neutral(key);
+        config.expect_flag("fan_in_fan_out");
+        config.expect_number("lora_dropout", [](double p) { return p >= 0 && p < 1; }, "a number in [0, 1)");
         const Value* init = config.value().find("init_lora_weights");
         if (init == nullptr || !init->is_string()) return;
         const std::string& name = init->as_string();
