@@ -36,17 +36,18 @@ struct Options {
 };
 
 void declare(CLI::App& app, Options& o) {
+    const CLI::Range count(1, 1'000'000);
     std::string names;
     for (const Method& method : all_methods()) names += method.name + ", ";
     app.add_option("--method", o.methods, "Methods, separated by commas: " + names + "or all")->delimiter(',')->capture_default_str();
     app.add_option("--base-text", o.base_text, "Text to pre-train on (default: our headers without comments)")->check(CLI::ExistingFile);
     app.add_option("--tune-text", o.tune_text, "Text to adapt to (default: README.md and our comments)")->check(CLI::ExistingFile);
     app.add_option("--out", o.out, "Folder for adapters, models and the plot")->capture_default_str();
-    app.add_option("--pretrain-steps", o.pretrain_steps, "Steps of pre-training")->check(CLI::PositiveNumber)->capture_default_str();
-    app.add_option("--steps", o.steps, "Steps of fine-tuning for each method")->check(CLI::PositiveNumber)->capture_default_str();
-    app.add_option("--batch", o.batch, "Windows in a step (pre-training takes twice as many)")->check(CLI::PositiveNumber)->capture_default_str();
+    app.add_option("--pretrain-steps", o.pretrain_steps, "Steps of pre-training")->check(count)->capture_default_str();
+    app.add_option("--steps", o.steps, "Steps of fine-tuning for each method")->check(count)->capture_default_str();
+    app.add_option("--batch", o.batch, "Windows in a step (pre-training takes twice as many)")->check(count)->capture_default_str();
     app.add_option("--learning-rate", o.learning_rate, "For all methods (default: each method's own)")->check(CLI::PositiveNumber);
-    app.add_option("--rank", o.settings.rank, "Rank of LoRA and its kind")->check(CLI::PositiveNumber)->capture_default_str();
+    app.add_option("--rank", o.settings.rank, "Rank of LoRA and its kind")->check(count)->capture_default_str();
     app.add_option("--alpha", o.settings.alpha, "Scale of LoRA and its kind, alpha / rank")->check(CLI::PositiveNumber)->capture_default_str();
     app.add_option("--seed", o.settings.seed, "The same seed gives the same numbers")->capture_default_str();
     app.add_option("--context", o.shape.context, "Bytes the model sees")->check(CLI::Range(1, 1024))->capture_default_str();
@@ -117,7 +118,7 @@ Outcome run(const Method& method, LanguageModel& model, const Text& text, const 
     LanguageModel original = model;
 
     Network network(model, attach(method, o.settings));
-    Outcome outcome{.method = method.name, .count = network.parameter_count()};
+    Outcome outcome{.method = method.name, .trained = network.trained_count(), .share = static_cast<double>(network.trained_count()) / static_cast<double>(model.count())};
     auto result = train(network, text.train, held_out, {.steps = o.steps, .batch = o.batch, .learning_rate = o.learning_rate > 0 ? o.learning_rate : method.learning_rate, .seed = o.settings.seed}, method.name);
     outcome.before = result.curve.front().second;
     outcome.after = result.curve.back().second;
@@ -147,10 +148,10 @@ Outcome run(const Method& method, LanguageModel& model, const Text& text, const 
     return outcome;
 }
 
-/// A line of the held-out text, cut where the models shall go on.
+/// The first words of a line of the held-out text.
 std::string prompt_from(const std::string& text) {
-    const std::size_t line = text.find('\n') + 1;
-    return text.substr(line, 24);
+    const std::string line = text.substr(text.find('\n') + 1, 32);
+    return line.substr(0, line.find_last_of(" \n") + 1);
 }
 
 int main_with(const Options& o) {

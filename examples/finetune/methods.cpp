@@ -15,14 +15,15 @@ using Name = std::string_view;
 using Settings = const MethodSettings&;
 
 const std::vector<Method>& all_methods() {
+    // Learning rates: the best of three or four for each, a factor of two or more apart.
     // IA3 scales the outputs of the hidden layers and, as in its paper's feed-forward blocks, the input of the last one.
     static const std::vector<Method> methods{
-        {"full", 1e-3, "#444444", [](Name, LayerShape shape, Settings) { return peft::Trained<float>(shape); }},
-        {"lora", 4e-3, "#0072b2", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
-        {"dora", 4e-3, "#d55e00", [](Name, LayerShape shape, Settings s) { return peft::DoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
-        {"lora_fa", 8e-3, "#56b4e9", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .train_a = false, .seed = s.seed}); }},
-        {"ssf", 2e-2, "#009e73", [](Name, LayerShape shape, Settings) { return peft::SSF<float>(shape); }},
-        {"ia3", 3e-2, "#cc79a7", [](Name layer, LayerShape shape, Settings) { return peft::IA3<float>(shape, {.feedforward = layer == "head"}); }},
+        {"full", 2e-3, "#444444", [](Name, LayerShape shape, Settings) { return peft::Trained<float>(shape); }},
+        {"lora", 6e-3, "#0072b2", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
+        {"dora", 8e-3, "#d55e00", [](Name, LayerShape shape, Settings s) { return peft::DoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .seed = s.seed}); }},
+        {"lora_fa", 3e-2, "#56b4e9", [](Name, LayerShape shape, Settings s) { return peft::LoRA<float>(shape, {.rank = s.rank, .alpha = s.alpha, .train_a = false, .seed = s.seed}); }},
+        {"ssf", 3e-2, "#009e73", [](Name, LayerShape shape, Settings) { return peft::SSF<float>(shape); }},
+        {"ia3", 5e-2, "#cc79a7", [](Name layer, LayerShape shape, Settings) { return peft::IA3<float>(shape, {.feedforward = layer == "head"}); }},
     };
     return methods;
 }

@@ -142,6 +142,12 @@ std::array<Matrix, 3> Network::layer_inputs(std::span<const std::uint8_t> window
 Matrix Network::logits(std::span<const std::uint8_t> windows) const { return apply(head_, layer_inputs(windows)[2]); }
 Matrix LanguageModel::logits(std::span<const std::uint8_t> windows) const { return apply(head, inputs_of(*this, fc1, fc2, windows)[2]); }
 
+std::size_t LanguageModel::count() const {
+    std::size_t numbers = embedding.size();
+    for (const auto* layer : {&fc1, &fc2, &head}) numbers += layer->stored().size() + layer->bias().size();
+    return numbers;
+}
+
 double mean_loss(const LogitsFunction& logits, const Batch& batch) {
     constexpr std::size_t rows = 512;
     double total = 0;
@@ -162,10 +168,9 @@ peft::ParameterList<float> Network::parameters() {
     return list;
 }
 
-peft::ParameterCount Network::parameter_count() const {
-    peft::ParameterCount count;
-    for (const Layer* layer : {&fc1_, &fc2_, &head_}) count += peft::parameter_count(*layer);
-    (train_embedding_ ? count.trained : count.frozen) += model_->embedding.size();
+std::size_t Network::trained_count() const {
+    std::size_t count = train_embedding_ ? model_->embedding.size() : 0;
+    for (const Layer* layer : {&fc1_, &fc2_, &head_}) count += peft::parameter_count(*layer).trained;
     return count;
 }
 

@@ -32,6 +32,8 @@ struct LanguageModel {
     }
     /// Logits (n x 256) for windows (n * context bytes).
     peft::Matrix<float> logits(std::span<const std::uint8_t> windows) const;
+    /// Numbers of the model.
+    std::size_t count() const;
 
     ModelShape shape;
     peft::Parameter<float> embedding;   ///< (256 x embedding)
@@ -68,7 +70,8 @@ public:
         visit([](std::string_view, Layer& layer) { layer.prepare(); });
     }
     peft::ParameterList<float> parameters();
-    peft::ParameterCount parameter_count() const;
+    /// Numbers that are trained.
+    std::size_t trained_count() const;
     std::size_t context() const { return model_->shape.context; }
 
     template <class F> void visit(F&& f) {

@@ -30,7 +30,7 @@ void print_table(const std::vector<Outcome>& outcomes) {
     std::printf("method       numbers    share    before   after  merged    drop         drop      ms    of full         file   of its bound\n");
     for (const Outcome& o : outcomes) {
         const double drop = o.before - o.after;
-        std::printf("%-10s  %8zu  %6.2f %%    %6.3f  %6.3f  %6.3f  %6s       %6s  %6.2f     %6s   %10s        %6.2f %%\n", o.method.c_str(), o.count.trained, 100 * o.count.share(),
+        std::printf("%-10s  %8zu  %6.2f %%    %6.3f  %6.3f  %6.3f  %6s       %6s  %6.2f     %6s   %10s        %6.2f %%\n", o.method.c_str(), o.trained, 100 * o.share,
                     o.before, o.after, o.merged, percent(drop, o.before, "%.1f %%").c_str(), percent(drop, full_drop, "%.0f %%").c_str(), 1e3 * o.seconds_per_step,
                     percent(o.seconds_per_step, full_time, "%.0f %%").c_str(), size_text(o.file_bytes).c_str(), 100 * o.rounding);
     }
@@ -45,7 +45,7 @@ void print_sample(const std::string& title, const std::string& prompt, const std
         }
     };
     print(prompt);
-    std::fputs(" >>> ", stdout);
+    std::fputs(">>> ", stdout);
     print(sample);
     std::fputc('\n', stdout);
 }

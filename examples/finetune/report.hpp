@@ -10,7 +10,8 @@ namespace finetune {
 /// What a run found out about one method.
 struct Outcome {
     std::string method;
-    peft::ParameterCount count;
+    std::size_t trained = 0;                    ///< numbers
+    double share = 0;                           ///< of the numbers of the model
     double before = 0, after = 0, merged = 0;   ///< held-out loss, nats a byte
     double rounding = 0;                        ///< largest |merged - unmerged| output / its bound
     double seconds_per_step = 0;

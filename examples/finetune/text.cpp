@@ -3,6 +3,7 @@
 #include <peft/core/random.hpp>
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>

@@ -18,13 +18,13 @@ struct TrainOptions {
 
 struct TrainResult {
     std::vector<std::pair<double, double>> curve;   ///< (step, held-out loss)
-    double seconds_per_step = 0;                    ///< the median, without the measurements
+    double seconds_per_step = 0;                    ///< one step in twenty is faster; without the measurements
 };
 
 /// Trains what the network's methods train on `text`; `held_out` is only measured.
 TrainResult train(Network& network, std::string_view text, const Batch& held_out, const TrainOptions& options, const std::string& title);
 
-/// `count` bytes as a model would go on after `prompt`, drawn at temperature 0.7.
+/// `count` bytes as a model would go on after `prompt`, drawn at temperature 0.5.
 std::string continue_text(const LogitsFunction& logits, std::size_t context, const std::string& prompt, std::size_t count, std::uint64_t seed);
 
 }  // namespace finetune
