@@ -57,7 +57,7 @@ template <class Code, class Comment> void split_source(std::string_view source, 
             at = end;
         } else if (rest.starts_with("R\"")) {
             const std::size_t open = std::min(source.find('(', at), source.size());
-            const std::string close = ")" + std::string(source.substr(at + 2, open - at - 2)) + "\"";
+            const std::string close = std::string(1, ')').append(source.substr(at + 2, open - at - 2)) + '"';
             const std::size_t found = source.find(close, open);
             const std::size_t end = found == std::string_view::npos ? source.size() : found + close.size();
             code(source.substr(at, end - at));
