@@ -58,8 +58,8 @@ public:
 
 private:
     static std::string compose(std::string_view message, const ErrorContext& context) {
-        std::string text;
-        if (!context.file.empty()) text += printable(context.file, 200) + ": ";
+        std::string text;   // the limits add up to 1014 bytes with the three that each "..." may add
+        if (!context.file.empty()) text += printable(context.file, 175) + ": ";
         if (!context.subject.empty()) text += printable(context.subject, 240) + ": ";
         text += printable(message, 240);
         if (!context.expected.empty() || !context.found.empty()) {
