@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 PEFT_ISA_BEGIN
 
@@ -11,7 +12,8 @@ PEFT_ISA_BEGIN
 /// A (rank x in) starts Kaiming-uniform, U(-1/sqrt(in), 1/sqrt(in)), B (out x rank) at zero, so a fresh adapter changes
 /// nothing. Dropout acts on the input of the branch only. Trains rank * (in + out) numbers, out more with `bias` (a bias c
 /// on B: b' = b + s c), rank * out with train_a = false (LoRA-FA).
-/// Throws OptionError when rank is 0 (a rank above min(in, out) is legal, if wasteful) or dropout is outside [0, 1).
+/// Throws OptionError when rank is 0 (a rank above min(in, out) is legal, if wasteful), when dropout is outside [0, 1), or
+/// when alpha is not finite or the scale too large for T.
 /// Source: Hu et al. 2021, arXiv:2106.09685, eq. 3. rank_stabilized: Kalajdzievski 2023, arXiv:2312.03732.
 /// train_a = false: Zhang et al. 2023, arXiv:2308.03303.
 template <Scalar T> class LoRA {
@@ -33,7 +35,11 @@ public:
         a_ = Parameter<T>(options.rank, shape.in);
         b_ = Parameter<T>(shape.out, options.rank);
         if (options.bias) bias_ = Parameter<T>(1, shape.out);
-        scale_ = static_cast<T>(options.alpha / (options.rank_stabilized ? std::sqrt(static_cast<double>(options.rank)) : static_cast<double>(options.rank)));
+        const double scale = options.alpha / (options.rank_stabilized ? std::sqrt(static_cast<double>(options.rank)) : static_cast<double>(options.rank));
+        if (!(std::fabs(scale) <= static_cast<double>(std::numeric_limits<T>::max()))) {
+            throw OptionError("the scale leaves the range of the compute type", {.subject = "lora: alpha", .expected = "a scale that fits", .found = detail::to_text(options.alpha)});
+        }
+        scale_ = static_cast<T>(scale);
     }
 
     LayerShape shape() const noexcept { return {a_.cols(), b_.rows()}; }
