@@ -125,7 +125,7 @@ private:
         }
         void prepare(std::size_t first, MatrixView<T> work) const override { delta_.prepare(first, work); }
         bool touches(std::size_t first, MatrixView<const T> work, std::size_t i) const noexcept override {
-            return ratio_(0, first + i) != T(1) || delta_.touches(first, work, i);
+            return !is_finite(ratio_(0, first + i)) || ratio_(0, first + i) != T(1) || delta_.touches(first, work, i);
         }
         void apply(std::size_t first, MatrixView<const T> work, MatrixView<T> rows) const override {
             delta_.apply(first, work, rows);
