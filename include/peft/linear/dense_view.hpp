@@ -15,6 +15,8 @@ public:
 
     DenseLinearView(WeightView<S> weight, std::span<T> bias = {}) : weight_(weight), bias_(bias) { check_bias(); }
     DenseLinearView(MatrixView<S> weight, std::span<T> bias = {}) : DenseLinearView(WeightView<S>{weight, false}, bias) {}
+    /// Throws ShapeError if neither rows nor columns are dense.
+    DenseLinearView(StridedView<S> weight, std::span<T> bias = {}) : DenseLinearView(orient(weight), bias) {}
     /// Any mutable matrix: peft::Matrix, or with the ext/ headers an Eigen or xtensor object of either storage order.
     /// Throws ShapeError if neither rows nor columns are dense.
     template <class W>
