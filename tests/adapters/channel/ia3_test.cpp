@@ -28,3 +28,18 @@ TEMPLATE_TEST_CASE("ia3: scaling the output keeps the contract", "", float, doub
 TEMPLATE_TEST_CASE("ia3: scaling the input keeps the contract", "", float, double) {
     contract<peft::IA3, TestType>({.feedforward = true}, ia3_formula, ia3_count, {.starts_random = false});
 }
+
+TEST_CASE("ia3: a factor of zero is undone too") {
+    constexpr LayerShape shape{17, 33};
+    for (const bool feedforward : {false, true}) {
+        peft::DenseLinear<float> base(random_matrix<float>(shape.out, shape.in, 1), random_matrix<float>(1, shape.out, 2));
+        const Matrix<float> before = base.stored();
+        auto layer = peft::adapt(base, peft::IA3<float>(shape, {.feedforward = feedforward}));
+        layer.parameters()[0].value()[3] = 0;
+        layer.parameters()[0].value()[5] = 1e-30f;
+        layer.merge();
+        CHECK(base.stored()(3, 3) == 0);
+        layer.unmerge();
+        CHECK(same_bytes(base.stored(), before));
+    }
+}
