@@ -145,7 +145,8 @@ TEST_CASE("safetensors: what would not be a valid file is not written, and the o
 TEMPLATE_TEST_CASE("safetensors: numbers of every floating-point dtype are converted with one rounding", "", float, double, bfloat16, float16) {
     using T = TestType;
     const Scratch scratch;
-    const std::vector<double> values{0.0, -0.0, 1.0, 1.0 / 3.0, 65504.0, 1e-7, 3e38, -1e300, std::numeric_limits<double>::infinity(), 0x1p-149};
+    const std::vector<double> values{0.0, -0.0, 1.0, 1.0 / 3.0, 65504.0, 1e-7, 3e38, -1e300, std::numeric_limits<double>::infinity(), 0x1p-149,
+                                     1.0 + 0x1p-11 + 0x1p-40, 1.0 + 0x1p-8 + 0x1p-40};   // by way of float these would be ties
     std::vector<double> f64 = values;
     std::vector<float> f32;
     std::vector<float16> f16;
@@ -235,6 +236,12 @@ TEST_CASE("safetensors: a file cut anywhere is refused") {
     }
     test::store(scratch / "cut", whole + '\0');
     CHECK_THAT(opened(scratch / "cut"), Catch::Matchers::ContainsSubstring("1 too many"));
+}
+
+TEST_CASE("safetensors: a name given twice is refused where the layout is in order too") {
+    const Scratch scratch;
+    test::store(scratch / "a", tensor_file(R"({"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"\u0077":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})", "abcd"));
+    CHECK_THAT(opened(scratch / "a"), Catch::Matchers::ContainsSubstring("w: the tensor is given twice"));
 }
 
 TEST_CASE("safetensors: any one bit of the header flipped gives a refusal or a consistent table") {

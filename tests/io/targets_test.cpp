@@ -110,7 +110,8 @@ TEST_CASE("targets: rank and alpha come from the first key in the file that matc
     CHECK(r.alpha_for("a.v") == 0.5);
     CHECK_FALSE(r.alpha_for("k").has_value());
     // alternatives in a key stay inside it
-    CHECK_FALSE(rules(R"({"rank_pattern":{"a|b":2}})").rank_for("b.c").has_value());
+    CHECK_FALSE(rules(R"({"rank_pattern":{"a|b":2}})").rank_for("a.c").has_value());
+    CHECK(rules(R"({"rank_pattern":{"a|b":2}})").rank_for("x.b") == 2u);
 }
 
 TEST_CASE("targets: the rank pattern of AdaLoRA, which holds masks, is left alone") {
