@@ -3,6 +3,8 @@
 // comparison of everything a case holds about them.
 #include "golden_case.hpp"
 
+#include "support/temporary_directory.hpp"
+
 #include <peft/io/load.hpp>
 #include <peft/io/save.hpp>
 #include <peft/layers/per_row.hpp>
@@ -14,31 +16,10 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
 namespace golden {
-
-/// A directory that goes away with its owner.
-class TemporaryDirectory {
-public:
-    TemporaryDirectory() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "peft-golden-XXXXXX").string();
-        if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("no temporary directory: " + pattern);
-        path_ = pattern;
-    }
-    TemporaryDirectory(const TemporaryDirectory&) = delete;
-    TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-    ~TemporaryDirectory() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    const std::string& path() const { return path_; }
-
-private:
-    std::string path_;
-};
 
 enum class Activation { none, tanh, gelu };
 

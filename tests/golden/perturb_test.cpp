@@ -1,6 +1,7 @@
 #include "replay.hpp"
 
 #include "support/catch.hpp"
+#include "support/temporary_directory.hpp"
 
 #include <peft/io/json.hpp>
 #include <peft/io/safetensors.hpp>
@@ -10,7 +11,6 @@
 #include <filesystem>
 #include <set>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 // The replay has to notice when anything it is given is slightly off: each tensor of a case, input or expected output, is
@@ -20,24 +20,16 @@ namespace {
 
 using golden::Result;
 
+/// A case that may be changed.
 class Copy {
 public:
     explicit Copy(const std::filesystem::path& source) {
-        std::string pattern = (std::filesystem::temp_directory_path() / "peft-perturb-XXXXXX").string();
-        REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-        path_ = pattern;
-        std::filesystem::copy(source, path_, std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+        std::filesystem::copy(source, directory_.path(), std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
     }
-    Copy(const Copy&) = delete;
-    Copy& operator=(const Copy&) = delete;
-    ~Copy() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    std::string path() const { return path_.string(); }
+    const std::string& path() const { return directory_.path(); }
 
 private:
-    std::filesystem::path path_;
+    peft_test::TemporaryDirectory directory_;
 };
 
 /// The file with one tensor moved by 1e-3 of its maximum, every element in the direction of its sign.

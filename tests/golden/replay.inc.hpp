@@ -144,7 +144,7 @@ template <class T, class Base> Outcome replay_peft(Case<T>& c, const std::vector
     outcome.fault = merge<T, Base>(c, modules, y);
     outcome.resave = "same";
     for (std::size_t k = 0; k < adapters.size(); ++k) {
-        const TemporaryDirectory copy;
+        const peft_test::TemporaryDirectory copy;
         peft::io::save_adapter(copy.path(), banks[k]);
         const std::string difference = compare_directories(adapters[k].directory, copy.path());
         if (!difference.empty()) outcome.resave = difference;
@@ -207,7 +207,7 @@ template <class T> Outcome replay_method(Case<T>& c, const std::vector<MethodSta
     outcome.fault = merge<T, Base>(c, modules, y);
 
     // Our own round trip: saved, loaded onto the same bases, the same output to the bit, and saved again the same files.
-    const TemporaryDirectory first, second;
+    const peft_test::TemporaryDirectory first, second;
     peft::io::save_adapter(first.path(), bank);
     auto loaded = peft::io::load_adapter<T>(first.path());
     peft::Bank<T> again(loaded.config());

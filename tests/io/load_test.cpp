@@ -1,5 +1,6 @@
 #include "contract/contract.hpp"
 #include "support/catch.hpp"
+#include "support/temporary_directory.hpp"
 
 #include <peft/io/load.hpp>
 #include <peft/io/save.hpp>
@@ -10,7 +11,6 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <unistd.h>
 #include <variant>
 #include <vector>
 
@@ -20,25 +20,7 @@ using namespace peft_test;
 namespace io = peft::io;
 namespace fs = std::filesystem;
 
-class Directory {
-public:
-    Directory() {
-        std::string pattern = (fs::temp_directory_path() / "peft-load-XXXXXX").string();
-        REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-        path_ = pattern;
-    }
-    Directory(const Directory&) = delete;
-    Directory& operator=(const Directory&) = delete;
-    ~Directory() {
-        std::error_code ignored;
-        fs::remove_all(path_, ignored);
-    }
-    std::string file(const std::string& name) const { return path_ + "/" + name; }
-    const std::string& path() const { return path_; }
-
-private:
-    std::string path_;
-};
+using Directory = peft_test::TemporaryDirectory;
 
 std::string text_of(const std::string& path) { return io::read_file(path, 1u << 24); }
 
