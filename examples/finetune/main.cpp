@@ -165,6 +165,7 @@ int main_with(const Options& o) {
     pretrain(model, base, o);
     save_model(o.out / "base.safetensors", model);
 
+    std::printf("fine-tuning on %zu bytes, measured on %zu others\n", tuning.train.size(), tuning.held_out.size());
     Checks checks;
     const Batch held_out = even_batch(tuning.held_out, 2048, o.shape.context);
     const std::string prompt = prompt_from(tuning.held_out);

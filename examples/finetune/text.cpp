@@ -113,8 +113,9 @@ std::string without_comments(std::string_view source) {
 std::string only_comments(std::string_view source) {
     std::string text;
     split_source(source, [](std::string_view) {}, [&](std::string_view comment) {
-        const std::size_t first = comment.find_first_not_of("/*< ");
-        if (first != std::string_view::npos) text.append(comment.substr(first)) += '\n';
+        constexpr std::string_view marks = "/*< ";
+        const std::size_t first = comment.find_first_not_of(marks);
+        if (first != std::string_view::npos) text.append(comment.substr(first, comment.find_last_not_of(marks) + 1 - first)) += '\n';
     });
     return tidy(text);
 }
