@@ -1,4 +1,5 @@
 #pragma once
+#include <peft/core/concepts.hpp>
 #include <peft/core/hf_format.hpp>
 #include <peft/kernels/channel.hpp>
 #include <peft/kernels/elementwise.hpp>
@@ -6,6 +7,7 @@
 #include <peft/kernels/reduce.hpp>
 
 #include <memory>
+#include <utility>
 
 PEFT_ISA_BEGIN
 
