@@ -1,4 +1,5 @@
 #pragma once
+#include "contract/files.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 
@@ -336,6 +337,7 @@ public:
         const LayerShape shape{17, 33};
         allocations(shape);
         streams(shape);
+        files(shape);
         sensitivity({24, 24}, formula);
         std::printf("contract %-28s %s: forward %.3f, merged %.3f, merged - unmerged %.3f of the rounding bound\n", name_.c_str(),
                     sizeof(T) == 4 ? "float " : "double", static_cast<double>(forward_), static_cast<double>(merged_), static_cast<double>(gap_));
@@ -494,6 +496,17 @@ private:
             CHECK(same_bytes(train(one), train(one)));
             CHECK_FALSE(same_bytes(train(one), train(two)));
         }
+    }
+
+    /// What is saved loads as the same layer, and saves again as the same bytes.
+    void files(LayerShape shape) {
+        Subject<M> s(shape, options_, true, 700);
+        disturb(s.layer, 61);
+        peft::AnyAdapter<T> method(s.layer.method());
+        const Matrix<T> x = random_matrix<T>(3, shape.in, 62);
+        Matrix<T> y(3, shape.out);
+        CHECK(files_differ<T>(method, s.base, x, y) == "");
+        CHECK(same_bytes(y, s.layer.forward(x)));
     }
 
     /// The comparisons above are able to fail: without the adapter, with its change transposed, with another scale.
