@@ -69,6 +69,8 @@ private:
             if (!context.found.empty()) text += "found " + printable(context.found);
             text += ')';
         }
+        constexpr std::size_t limit = 1000;   // below 1 KiB, whatever the parts
+        if (text.size() > limit) text.replace(limit, std::string::npos, "...");
         return text;
     }
 
