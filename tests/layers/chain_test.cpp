@@ -82,6 +82,34 @@ TEST_CASE("chain: gradients of all parts agree with central differences", "") {
     check_gradients(layer, random_matrix<double>(4, shape.in, 3), 4);
 }
 
+TEST_CASE("chain: the gradient passes through input methods above a layer trained in full", "") {
+    std::vector<Any> list;
+    list.push_back(peft::Trained<double>(shape));
+    list.push_back(peft::IA3<double>(shape, {.feedforward = true}));
+    auto fc = base_layer(), bare = base_layer();
+    auto chain = peft::adapt(fc, Any(peft::Chain<double>(std::move(list))), 5);
+    auto inner = peft::adapt(bare, peft::Trained<double>(shape), 5);
+    auto nested = peft::adapt(inner, peft::IA3<double>(shape, {.feedforward = true}), 6);
+    disturb(chain, 100);
+    disturb(nested, 100);
+    const auto x = random_matrix<double>(4, shape.in, 3), dy = random_matrix<double>(4, shape.out, 4);
+    Matrix<double> y(4, shape.out), dx(4, shape.in), wanted(4, shape.in);
+    auto chain_tape = chain.make_tape();
+    auto nested_tape = nested.make_tape();
+    chain.forward(x, y, chain_tape);
+    chain.backward(dy, dx, chain_tape);
+    nested.forward(x, y, nested_tape);
+    nested.backward(dy, wanted, nested_tape);
+    const double bound = 1e3 * std::numeric_limits<double>::epsilon();
+    CHECK(largest_difference(dx, wanted) <= bound);
+    const auto have = chain.parameters(), want = nested.parameters();
+    REQUIRE(have.size() == want.size());
+    for (std::size_t i = 0; i < have.size(); ++i) {
+        INFO(have[i].name);
+        CHECK(largest_difference(have[i].state->grad, want[i].state->grad) <= bound);
+    }
+}
+
 TEST_CASE("chain: merged equals unmerged, and unmerge restores every byte", "") {
     for (const bool with_dora : {false, true}) {
         auto fc = base_layer();

@@ -281,17 +281,17 @@ public:
                 }
             }
         }
-        if (detail::replaces_base(method_)) return;
+        const bool through_base = !detail::replaces_base(method_);
         if constexpr (InputAdapter<Method>) {
             if (detail::adapts_input(method_)) {
                 const auto dz = tape.arena_.template matrix<T>(dx.rows(), dx.cols());
                 fill<T>(T(0), dz);
-                base_backward(dy, dz, tape);
-                method_.backward_input(call, tape.x_, MatrixView<const T>(dz), dx);
+                if (through_base) base_backward(dy, dz, tape);
+                method_.backward_input(call, tape.x_, MatrixView<const T>(dz), dx);   // a chain has gradients of its own to pass on
                 return;
             }
         }
-        base_backward(dy, dx, tape);
+        if (through_base) base_backward(dy, dx, tape);
     }
 
     /// The Linear concept's backward: dx += dL/dx without gradients of parameters, dropout off.
