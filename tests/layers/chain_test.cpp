@@ -147,6 +147,26 @@ TEST_CASE("chain: a sum of low-rank methods is added to the weight and rounded o
     CHECK(report.changing == shape.in * shape.out);
 }
 
+TEST_CASE("chain: a sum of changes that is no number is refused, not skipped", "") {
+    const auto huge = [](double sign) {
+        peft::LoRA<double> method(shape, {.rank = 1, .alpha = 1});
+        Matrix<double> a(1, shape.in), b(shape.out, 1);
+        peft::fill<double>(1e200, a.view());
+        peft::fill<double>(sign * 1e200, b.view());
+        method.a().assign(a);
+        method.b().assign(b);
+        return method;
+    };
+    std::vector<Any> list;
+    list.push_back(huge(1));    // changes by infinity ...
+    list.push_back(huge(-1));   // ... and back: NaN
+    auto fc = base_layer();
+    const auto weight = fc.stored();
+    auto layer = peft::adapt(fc, Any(peft::Chain<double>(std::move(list))), 5);
+    CHECK_THROWS_AS(layer.merge(), peft::NumericError);
+    CHECK(same_bytes(fc.stored(), weight));
+}
+
 TEST_CASE("chain: refuses what has no meaning", "") {
     CHECK_THROWS_AS(peft::Chain<double>({}), peft::OptionError);
     std::vector<Any> late;

@@ -133,7 +133,7 @@ private:
             }
         }
         bool touches(std::size_t, MatrixView<const T> work, std::size_t i) const noexcept override {
-            return additive_ ? max_abs(work.row_span(i)) > T(0) : work.cols() != 0 && work(i, 0) != T(0);
+            return additive_ ? is_nonzero(max_abs(work.row_span(i))) : work.cols() != 0 && work(i, 0) != T(0);
         }
         void apply(std::size_t first, MatrixView<const T> work, MatrixView<T> rows) const override {
             if (additive_) axpy<T>(T(1), work, rows);
