@@ -320,7 +320,7 @@ private:
     void raise() {
         if (!stop_.load()) return;
         for (std::size_t b = 0; b < record_.blocks.size(); ++b) {
-            if (done_[b] != 0) restore_block<L>(base_, record_, b, shape_, true);
+            if (done_[b] != 0 && record_.mode != MergeMode::discard) restore_block<L>(base_, record_, b, shape_, true);
         }
         const auto bad = std::find_if(faults_.begin(), faults_.end(), [](Fault fault) { return fault != Fault::none; });
         const Fault fault = *bad;
