@@ -192,6 +192,22 @@ TEST_CASE("any adapter: copies are independent and keep what the method is", "")
     CHECK(one.describe().peft_type == "LORA");
 }
 
+TEST_CASE("any adapter: a nested layer infers after merge and unmerge without prepare", "") {
+    auto fc = base_layer();
+    auto inner = peft::adapt(fc, peft::LoRA<double>(shape, {.rank = 2}), 5);
+    auto outer = peft::adapt(inner, Any(peft::LoRA<double>(shape, {.rank = 2})), 6);
+    disturb(outer, 100);
+    const auto x = random_matrix<double>(4, shape.in, 3);
+    const auto before = outer.forward(x);
+    outer.merge();
+    outer.unmerge();
+    CHECK(same_bytes(outer.forward(x), before));
+    outer.method().get_if<peft::LoRA<double>>()->b().value()(0, 0) = std::numeric_limits<double>::infinity();
+    CHECK_THROWS_AS(outer.merge(), peft::NumericError);
+    CHECK_FALSE(inner.merged());
+    CHECK_NOTHROW(outer.forward(x));
+}
+
 TEST_CASE("any adapter: a base that cannot be read is refused at run time where the method reads it", "") {
     auto fc = base_layer();
     auto inner = peft::adapt(fc, peft::LoRA<double>(shape));

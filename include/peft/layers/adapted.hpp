@@ -343,6 +343,8 @@ public:
         requires WritableLinear<BaseType> && Mergeable<Method>
     {
         if (merged()) throw StateError("the layer is merged already", {.subject = "merge"});
+        refresh();
+        PlanPointer<T> plan = make_plan();   // before the base changes: derived values then fit the base again after unmerge()
         bool inner = false;
         if constexpr (detail::is_adapted_v<BaseType>) {
             if (!base().merged()) {
@@ -351,9 +353,8 @@ public:
             }
         }
         try {
-            refresh();
             auto record = std::make_unique<MergeRecord<T>>();   // first: nothing may fail once the base is written
-            *record = merge_into(base(), make_plan(), mode);
+            *record = merge_into(base(), std::move(plan), mode);
             record_ = std::move(record);
         } catch (...) {
             if constexpr (detail::is_adapted_v<BaseType>) {
