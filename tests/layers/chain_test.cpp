@@ -134,6 +134,22 @@ TEST_CASE("chain: merged equals unmerged, and unmerge restores every byte", "") 
     }
 }
 
+TEST_CASE("chain: a trained bias above methods that change the bias merges to what forward computes", "") {
+    for (const bool ssf : {false, true}) {
+        std::vector<Any> list;
+        if (ssf) list.push_back(peft::SSF<double>(shape));
+        else list.push_back(peft::LoRA<double>(shape, {.rank = 2, .bias = true}));
+        list.push_back(peft::Trained<double>(shape, {.weight = false}));
+        auto fc = base_layer();
+        auto layer = peft::adapt(fc, Any(peft::Chain<double>(std::move(list))), 5);
+        disturb(layer, 100);
+        const auto x = random_matrix<double>(4, shape.in, 3);
+        const auto before = layer.forward(x);
+        layer.merge();
+        CHECK(largest_difference(layer.forward(x), before) <= 1e3 * std::numeric_limits<double>::epsilon());
+    }
+}
+
 TEST_CASE("chain: a sum of low-rank methods is added to the weight and rounded once", "") {
     std::vector<Any> list;
     list.push_back(peft::LoRA<double>(shape, {.rank = 2}));

@@ -86,7 +86,8 @@ private:
     class Plan final : public MergePlan<T> {
     public:
         explicit Plan(const Trained& trained)
-            : shape_(trained.shape_), weight_(std::as_const(trained.weight_).value()), bias_(std::as_const(trained.bias_).value()) {}
+            : shape_(trained.shape_), weight_(std::as_const(trained.weight_).value()), bias_(std::as_const(trained.bias_).value()),
+              base_bias_(trained.options_.weight ? Matrix<T>() : trained.base_bias_) {}
         LayerShape shape() const noexcept override { return shape_; }
         const char* non_finite() const noexcept override {
             if (!all_finite(std::as_const(weight_).flat())) return "weight";
@@ -103,13 +104,19 @@ private:
         void revert(std::size_t, MatrixView<const T>, MatrixView<T>) const override {}
         BiasChange bias_change() const noexcept override { return bias_.empty() ? BiasChange::none : BiasChange::adds; }
         void apply_bias(std::span<T> bias) const override {
-            if (!bias_.empty()) copy<T>(bias_.view(), MatrixView<T>(bias.data(), 1, bias.size()));
+            if (bias_.empty()) return;
+            if (base_bias_.empty()) return copy<T>(std::as_const(bias_).flat(), bias);
+            // Below it in a chain another method may have changed the bias: then c - b is added, as forward does.
+            for (std::size_t o = 0; o < bias.size(); ++o) {
+                bias[o] = bias[o] == base_bias_(0, o) ? bias_(0, o) : bias[o] + (bias_(0, o) - base_bias_(0, o));
+            }
         }
 
     private:
         LayerShape shape_;
         Matrix<T> weight_;
         Matrix<T> bias_;
+        Matrix<T> base_bias_;   ///< b, where c - b is added to a layer that keeps its weight
     };
 
     /// c - b
