@@ -1,4 +1,5 @@
 #include "contract/contract.hpp"
+#include "support/allocation_counter.hpp"
 
 #include <peft/adapters/channel/ia3.hpp>
 #include <peft/adapters/channel/ssf.hpp>
@@ -181,6 +182,24 @@ TEST_CASE("chain: a sum of changes that is no number is refused, not skipped", "
     auto layer = peft::adapt(fc, Any(peft::Chain<double>(std::move(list))), 5);
     CHECK_THROWS_AS(layer.merge(), peft::NumericError);
     CHECK(same_bytes(fc.stored(), weight));
+}
+
+TEST_CASE("chain: a second inference and a second training step allocate nothing, however long the names", "") {
+    auto fc = base_layer();
+    std::vector<Any> list;
+    list.push_back(peft::DoRA<double>(shape, {.rank = 2}));   // "0.lora_magnitude_vector" does not fit a short string
+    list.push_back(peft::Trained<double>(shape, {.weight = false}));
+    auto layer = peft::adapt(fc, Any(peft::Chain<double>(std::move(list))), 5);
+    const auto x = random_matrix<double>(4, shape.in, 3), dy = random_matrix<double>(4, shape.out, 4);
+    Matrix<double> y(4, shape.out), dx(4, shape.in);
+    auto tape = layer.make_tape();
+    for (int round = 0; round < 2; ++round) {
+        const AllocationCount count;
+        layer.forward(x, y);
+        layer.forward(x, y, tape);
+        layer.backward(dy, dx, tape);
+        if (round == 1) CHECK(count.so_far() == 0);
+    }
 }
 
 TEST_CASE("chain: refuses what has no meaning", "") {

@@ -159,8 +159,10 @@ template <class Method> ParameterCount count_parameters(const Method& method) {
     return count;
 }
 
-/// Sum of the versions: rises with every write to any tensor of the method.
+/// Sum of the versions: rises with every write to any tensor of the method. A method that makes names on the fly gives
+/// its own version(), since inference asks each time and may not allocate.
 template <class Method> std::uint64_t version_of(const Method& method) {
+    if constexpr (requires { method.version(); }) return method.version();
     std::uint64_t version = 1;
     Method::each_tensor(method, [&](std::string_view, const auto& tensor, Role, TensorShape = {}) { version += tensor.version(); });
     return version;

@@ -53,6 +53,9 @@ public:
     /// Throws StateError if the method is no change of the weight.
     PlanPointer<T> plan(const BaseView<T>& base, const Derived& derived) const { return model_->plan(base, derived.data); }
 
+    /// Rises with every write to any tensor.
+    std::uint64_t version() const { return model_->version(); }
+
     template <class Self, class Visitor> static void each_tensor(Self& self, Visitor&& visit) {
         const auto handle = [&visit](std::string_view name, auto& tensor, Role role, TensorShape shape) {
             if constexpr (std::is_const_v<Self>) visit(name, std::as_const(tensor), role, shape);
@@ -82,6 +85,7 @@ private:
         virtual ~Interface() = default;
         virtual std::unique_ptr<Interface> clone() const = 0;
         virtual LayerShape shape() const = 0;
+        virtual std::uint64_t version() const = 0;
         virtual bool adapts_input() const = 0;
         virtual bool adapts_output() const = 0;
         virtual bool replaces_base() const = 0;
@@ -104,6 +108,7 @@ private:
 
         std::unique_ptr<Interface> clone() const override { return std::make_unique<Model>(*this); }
         LayerShape shape() const override { return method.shape(); }
+        std::uint64_t version() const override { return detail::version_of(method); }
         bool adapts_input() const override { return detail::adapts_input(method); }
         bool adapts_output() const override { return detail::adapts_output(method); }
         bool replaces_base() const override { return detail::replaces_base(method); }

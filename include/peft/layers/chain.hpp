@@ -97,6 +97,13 @@ public:
         return std::make_shared<Plan>(std::move(plans));
     }
 
+    /// Rises with every write to any tensor of any part.
+    std::uint64_t version() const {
+        std::uint64_t sum = 1;
+        for (const auto& part : parts_) sum += detail::version_of(part);
+        return sum;
+    }
+
     template <class Self, class Visitor> static void each_tensor(Self& self, Visitor&& visit) {
         std::size_t k = 0;
         for (auto& part : self.parts_) {
