@@ -287,3 +287,21 @@ TEST_CASE("per row: each row goes through the adapter it names", "") {
     CHECK_THROWS_AS(mixed.forward(x, y, std::vector<std::size_t>(3, 0)), peft::ShapeError);
     CHECK_THROWS_AS(mixed.add(peft::LoRA<double>(LayerShape{3, 3})), peft::ShapeError);
 }
+
+TEST_CASE("per row: a base that another layer merged into asks for prepare", "") {
+    auto fc = base_layer();
+    auto single = peft::adapt(fc, peft::DoRA<double>(shape, {.rank = 2}));
+    disturb(single, 100);
+    peft::PerRow mixed(fc);
+    const std::vector<std::size_t> which(3, mixed.add(single.method()));
+    auto other = peft::adapt(fc, peft::LoRA<double>(shape, {.rank = 2}), 9);
+    disturb(other, 200);
+    other.merge();
+    const auto x = random_matrix<double>(3, shape.in, 3);
+    Matrix<double> y(3, shape.out);
+    CHECK_THROWS_AS(mixed.forward(x, y, which), peft::StateError);
+    mixed.prepare();
+    single.prepare();
+    mixed.forward(x, y, which);
+    CHECK(largest_difference(y, single.forward(x)) <= 1e3 * std::numeric_limits<double>::epsilon());
+}

@@ -9,7 +9,8 @@
 PEFT_ISA_BEGIN
 
 /// One base with many adapters, and for each row of a batch its own: the base's product is shared, each adapter works on
-/// its rows. Inference only. The base is referred to and must outlive this.
+/// its rows. Inference only. The base is referred to and must outlive this. What adapters derive from the base (DoRA's
+/// norms) is made by add(), and again by prepare() after a merge into the base or an unmerge.
 template <Linear Base> class PerRow {
 public:
     using T = linear_value_t<Base>;
@@ -21,16 +22,26 @@ public:
     /// Takes an adapter in and returns the number rows choose it by. Throws ShapeError if it was made for another shape.
     std::size_t add(AnyAdapter<T> adapter, std::uint64_t stream = 0) {
         expect_shape("per_row: adapter", adapter.shape().out, adapter.shape().in, linear_access<Base>::shape(*base_).out, linear_access<Base>::shape(*base_).in);
-        Entry entry{std::move(adapter), {}, stream};
+        Entry entry{std::move(adapter), {}, stream, detail::merge_token_of(*base_)};
         entry.adapter.start(view(), stream);
         entry.adapter.derive(view(), entry.derived);
         entries_.push_back(std::move(entry));
         return entries_.size() - 1;
     }
     std::size_t size() const noexcept { return entries_.size(); }
+    /// Brings derived values up to date after the base has changed.
+    void prepare() {
+        for (Entry& entry : entries_) {
+            typename AnyAdapter<T>::Derived derived;
+            entry.adapter.derive(view(), derived);
+            entry.derived = std::move(derived);
+            entry.token = detail::merge_token_of(*base_);
+        }
+    }
 
     /// Row i of y (n x out) is row i of x (n x in) through adapter which[i], or base_only.
-    /// Throws ShapeError, or OptionError when a number names no adapter.
+    /// Throws ShapeError, OptionError when a number names no adapter, or StateError when the base was merged into, or
+    /// unmerged, since the adapter was added or prepare() was called.
     void forward(MatrixView<const T> x, MatrixView<T> y, std::span<const std::size_t> which) const {
         const LayerShape shape = linear_access<Base>::shape(*base_);
         expect_columns("per_row: x", x.cols(), shape.in, "in");
@@ -39,6 +50,11 @@ public:
         for (std::size_t i = 0; i < which.size(); ++i) {
             if (which[i] == base_only || which[i] < entries_.size()) continue;
             throw OptionError("no such adapter", {.subject = "per_row: row " + std::to_string(i), .expected = "a number below " + std::to_string(entries_.size()), .found = std::to_string(which[i])});
+        }
+        for (const Entry& entry : entries_) {
+            if (entry.token != detail::merge_token_of(*base_)) {
+                throw StateError("another layer merged into the base, or unmerged, since the last prepare(); call prepare()", {.subject = "per_row"});
+            }
         }
         ArenaScope keep(thread_keep_arena());
         const auto groups = keep.template vector<Group>(entries_.size());
@@ -77,6 +93,7 @@ private:
         AnyAdapter<T> adapter;
         typename AnyAdapter<T>::Derived derived;
         std::uint64_t stream;
+        std::uint64_t token;   ///< of the base that `derived` was made from
     };
 
     BaseView<T> view() const noexcept { return detail::base_view(*base_); }
