@@ -95,6 +95,15 @@ TEST_CASE("targets: layers are chosen by their number") {
     CHECK(rules(R"({"target_modules":["q"],"layers_to_transform":[],"layers_pattern":""})").targets("m.layers.1.q"));
 }
 
+TEST_CASE("targets: a module listed by its whole name is meant whatever its layer") {
+    const TargetRules r = rules(R"({"target_modules":["head","model.layers.3.up","down"],"layers_to_transform":[1]})");
+    CHECK(r.targets("head"));
+    CHECK(r.targets("model.layers.3.up"));
+    CHECK(r.targets("model.layers.1.down"));
+    CHECK_FALSE(r.targets("model.layers.3.down"));
+    CHECK_FALSE(r.targets("model.head"));
+}
+
 TEST_CASE("targets: rank and alpha come from the first key in the file that matches") {
     const TargetRules r = rules(R"({"rank_pattern":{"^model.q":1,"z.*q":2,"b.q":3,"q":4,"layers.[0-3].v":5},"alpha_pattern":{"q":16,"v":0.5}})");
     CHECK(r.rank_for("model.q") == 1u);

@@ -84,6 +84,8 @@ public:
         return std::any_of(names_.begin(), names_.end(), [&](const std::string& name) { return detail::is_or_ends_in(module, name); });
     }
     bool is_pattern() const noexcept { return pattern_.has_value(); }
+    /// The whole name stands in the list.
+    bool lists(std::string_view module) const { return std::find(names_.begin(), names_.end(), module) != names_.end(); }
 
 private:
     std::optional<Pattern> pattern_;
@@ -99,7 +101,8 @@ private:
 ///                        Refused: an empty string or list; null, unless modules_to_save or target_parameters name something
 ///                        (upstream then guesses from the architecture, which is not in the file)
 ///   modules_to_save      patterns of components; what they match, and what lies inside, is saved in full and not adapted
-///   layers_to_transform  numbers of layers; only beside a list. layers_pattern: what stands before the number
+///   layers_to_transform  numbers of layers; only beside a list, where a module listed by its whole name needs no number.
+///                        layers_pattern: what stands before the number
 ///   rank_pattern, alpha_pattern   the first key, in the order of the file, that matches the end of the name after a dot
 ///                        or the whole. The rank_pattern of ADALORA is of another kind and is not read.
 ///
@@ -136,7 +139,7 @@ public:
             return std::none_of(output_embeddings_.begin(), output_embeddings_.end(),
                                 [&](const std::string& name) { return detail::is_or_ends_in(module, name); });
         }
-        return targets_.has(module) && (layers_.empty() || in_layers(module));
+        return targets_.lists(module) || (targets_.has(module) && (layers_.empty() || in_layers(module)));
     }
     /// True if the module, or one that holds it, is named by modules_to_save.
     bool saved_in_full(std::string_view module) const {
