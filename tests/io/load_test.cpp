@@ -306,6 +306,33 @@ TEST_CASE("load: the same parameter under two names is refused", "") {
     CHECK_THAT(message_of([&] { loaded.attach("net.fc1", net.fc1); }), says("net.fc1.lora_A.weight"));
 }
 
+TEST_CASE("load: a rank that no tensor has is refused before memory is taken for it", "") {
+    for (const std::int64_t rank : {std::int64_t{5000}, std::int64_t{100'000'000'000}, std::int64_t{1} << 61}) {
+        Saved net;
+        net.save_lora();
+        auto config = net.config();
+        config.set("r", peft::Value(rank));
+        config.set("rank_pattern", peft::Value());
+        write_text(net.directory.file("adapter_config.json"), io::dump_json(config));
+        io::SafetensorsFile old(net.directory.file("adapter_model.safetensors"));
+        std::vector<std::vector<std::byte>> bytes;
+        std::vector<io::TensorData> tensors;
+        for (const auto& info : old.tensors()) {
+            bytes.push_back(old.read_bytes(info.name));
+            tensors.push_back({info.name, info.dtype, info.shape, bytes.back()});
+        }
+        io::write_safetensors(net.directory.file("adapter_model.safetensors"), tensors);   // without the digest
+        auto loaded = io::load_adapter<float>(net.directory.path());
+        try {
+            static_cast<void>(loaded.method("net.fc1", net.fc1.shape()));
+            FAIL("accepted");
+        } catch (const peft::FormatError& error) {
+            CHECK(error.context().subject == "r");
+            CHECK(error.context().found == std::to_string(rank));
+        }
+    }
+}
+
 TEST_CASE("load: types and features this version lacks are refused by name", "") {
     Saved net;
     net.save_lora();

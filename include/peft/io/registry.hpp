@@ -6,6 +6,7 @@
 #include <peft/io/targets.hpp>
 #include <peft/layers/any_adapter.hpp>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -40,6 +41,20 @@ public:
             throw FormatError("two tensors of the file are the same parameter", {.file = file_.path(), .subject = prefixed->name, .found = bare->name});
         }
         return prefixed != nullptr ? prefixed : bare;
+    }
+    /// Throws FormatError for a rank that no tensor of the file can have, before memory is taken for it. Small ranks pass:
+    /// they cost little, and the tensor that does not fit gives the better message.
+    void expect_rank(std::string_view key, std::size_t rank) const {
+        constexpr std::size_t small = 4096;
+        if (rank <= small) return;
+        std::size_t largest = small;
+        for (const TensorInfo& info : file_.tensors()) {
+            for (const std::size_t extent : info.shape) largest = std::max(largest, extent);
+        }
+        largest = std::min(largest, rank_limit);
+        if (rank <= largest) return;
+        throw FormatError("no tensor of the file has such a rank", {.file = config_path_, .subject = std::string(key), .expected = "at most " + std::to_string(largest),
+                          .found = std::to_string(rank)});
     }
     /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point.
     void read(std::string_view key, TensorShape shape, Parameter<T>& parameter) {
@@ -114,6 +129,7 @@ void read_field(const ConfigField<Options, Member>& field, const io::LoadContext
     if constexpr (!std::is_same_v<Member, bool>) {
         if (field.scope == Scope::rank) {
             if (const auto rank = context.rules().rank_for(context.module())) option = static_cast<Member>(*rank);
+            context.expect_rank(field.key, static_cast<std::size_t>(option));
         }
         if (field.scope == Scope::alpha) {
             if (const auto alpha = context.rules().alpha_for(context.module())) option = static_cast<Member>(*alpha);
