@@ -376,6 +376,45 @@ TEST_CASE("load: a list of methods of one's own makes no others", "") {
     CHECK_THROWS_AS((io::load_adapter<peft::method_list<peft::SSF<float>>>(net.directory.path())), peft::UnsupportedError);
 }
 
+TEST_CASE("save: modules whose names end in one another are told apart or refused", "") {
+    peft::DenseLinear<float> a(LayerShape{5, 6}), b(LayerShape{5, 6});
+    const Directory directory;
+    {
+        auto one = peft::adapt(a, peft::IA3<float>(a.shape(), {.feedforward = true}));
+        auto two = peft::adapt(b, peft::IA3<float>(b.shape()));
+        peft::Bank<float> bank;
+        bank.add("fc", one);
+        bank.add("my_fc", two);
+        io::save_adapter(directory.path(), bank);
+        auto loaded = io::load_adapter<float>(directory.path());
+        CHECK(loaded.attach("fc", a).method().get_if<peft::IA3<float>>()->options().feedforward);
+        CHECK_FALSE(loaded.attach("my_fc", b).method().get_if<peft::IA3<float>>()->options().feedforward);
+        loaded.finish();
+    }
+    auto full = peft::adapt(a, peft::Trained<float>(a.shape()));
+    auto target = peft::adapt(b, peft::LoRA<float>(b.shape()));
+    peft::Bank<float> bank;
+    bank.add("head", full);
+    bank.add("decoder.head", target);
+    CHECK_THROWS_AS(io::save_adapter(directory.path(), bank), peft::OptionError);
+}
+
+TEST_CASE("save: rules of an old configuration do not hide new targets", "") {
+    peft::DenseLinear<float> a(LayerShape{5, 6});
+    auto layer = peft::adapt(a, peft::LoRA<float>(a.shape()));
+    peft::Value config;
+    config.set("target_modules", peft::Value(peft::Value::Array{peft::Value("q")}));
+    config.set("exclude_modules", peft::Value("fc.*"));
+    config.set("layers_to_transform", peft::Value(3));
+    peft::Bank<float> bank(config);
+    bank.add("model.layers.1.fc", layer);
+    const Directory directory;
+    io::save_adapter(directory.path(), bank);
+    auto loaded = io::load_adapter<float>(directory.path());
+    static_cast<void>(loaded.attach("model.layers.1.fc", a));
+    loaded.finish();
+}
+
 TEST_CASE("save: what one file cannot say is refused and the old files stay", "") {
     Saved net;
     net.save_lora();

@@ -40,9 +40,10 @@ inline bool same_number(const Value& a, const Value& b) {
 
 /// Text that a pattern key matches literally.
 inline std::string escaped(std::string_view module) {
-    std::string text = "^";
+    constexpr std::string_view special = ".^$*+?{}[]\\|()";
+    std::string text;
     for (const char c : module) {
-        if (c == '.') text += '\\';
+        if (special.find(c) != std::string_view::npos) text += '\\';
         text += c;
     }
     return text;
@@ -79,32 +80,37 @@ inline void compose_pattern(Value& config, const std::string& key, std::string_v
     config.set(key, plain(field.modules[best].second));
     Value patterns{Value::Object{}};
     for (const auto& [module, value] : field.modules) {
-        if (!same_number(value, field.modules[best].second)) patterns.set(escaped(module), plain(value));
+        if (!same_number(value, field.modules[best].second)) patterns.set("^" + escaped(module), plain(value));
     }
     config.set(pattern_key, patterns);
 }
 
-/// Brings a list of modules in line with a flag that each module has.
+/// Brings a list of modules in line with a flag that each module has. A list names modules by their ends ("fc" names "my_fc"
+/// too); where that would name a wrong one, a pattern takes its place.
 inline void compose_members(Value& config, const std::string& key, const FieldValues& field) {
-    const Value* said = config.find(key);
-    bool agree = said != nullptr;
-    if (agree) {
+    const auto says_so = [&](const Value& members) {
         for (const auto& [module, value] : field.modules) {
             bool named = false;
-            if (said->is_string()) {
-                named = io::Pattern(said->as_string()).full_match(module);
-            } else if (said->is_array()) {
-                for (const Value& member : said->as_array()) named = named || module.ends_with(member.as_string());
+            if (members.is_string()) {
+                named = io::Pattern(members.as_string()).full_match(module);
+            } else if (members.is_array()) {
+                for (const Value& member : members.as_array()) named = named || module.ends_with(member.as_string());
             }
-            agree = agree && named == value.as_bool();
+            if (named != value.as_bool()) return false;
         }
-    }
-    if (agree) return;
-    Value::Array members;
+        return true;
+    };
+    const Value* said = config.find(key);
+    if (said != nullptr && says_so(*said)) return;
+    Value::Array names;
+    std::string pattern;
     for (const auto& [module, value] : field.modules) {
-        if (value.as_bool()) members.emplace_back(module);
+        if (!value.as_bool()) continue;
+        names.emplace_back(module);
+        pattern += (pattern.empty() ? "" : "|") + escaped(module);
     }
-    config.set(key, Value(std::move(members)));
+    Value list(std::move(names));
+    config.set(key, says_so(list) ? std::move(list) : Value(std::move(pattern)));
 }
 
 inline Value names_of(const std::vector<std::string>& modules) {
@@ -120,13 +126,17 @@ namespace io {
 inline namespace PEFT_ISA_NAME {
 
 /// The tensors of a bank under their full names, and the configuration that says what they are. Throws OptionError when
-/// modules disagree where one file can hold only one answer: different methods, options, or which biases are trained.
+/// modules disagree where one file can hold only one answer (different methods, options, or which biases are trained), or when
+/// names cannot tell modules apart ("head" saved in full beside a target "decoder.head").
 template <Scalar T> class AdapterContents {
 public:
     explicit AdapterContents(const Bank<T>& bank) : config_(bank.config()) {
         if (config_.is_null()) config_ = Value(Value::Object{});
         find_type(bank);
-        for (const BankEntry<T>& entry : bank.entries()) add(entry);
+        for (const BankEntry<T>& entry : bank.entries()) {
+            modules_.push_back(entry.module);
+            add(entry);
+        }
         compose();
     }
 
@@ -196,6 +206,7 @@ private:
         set_default("task_type", Value());
         for (const auto& [key, field] : fields_) compose_field(key, field);
         compose_targets();
+        expect_told_apart();
         const bool full_alone = type_ == full_peft_type;
         if (!full_alone && (target_biases_ != 0 || other_biases_ != 0)) {
             const Value* said = config_.find("bias");
@@ -234,7 +245,12 @@ private:
                 const TargetRules rules(config_, "");
                 for (const std::string& module : targets_) agree = agree && rules.targets(module);
             }
-            if (!agree) config_.set("target_modules", detail::names_of(targets_));
+            if (!agree) {
+                config_.set("target_modules", detail::names_of(targets_));
+                for (const std::string_view key : {"exclude_modules", "layers_to_transform", "layers_pattern"}) {   // of the old targets
+                    if (config_.find(key) != nullptr) config_.set(key, Value());
+                }
+            }
         }
         if (!saved_in_full_.empty()) {
             bool agree = config_.find("modules_to_save") != nullptr && !config_.find("modules_to_save")->is_null();
@@ -248,6 +264,22 @@ private:
         }
     }
 
+    /// Names in a configuration also mean what ends in them: whoever reads it must find every module where it is.
+    void expect_told_apart() const {
+        const TargetRules rules(config_, "");
+        const auto has = [](const std::vector<std::string>& modules, const std::string& module) {
+            return std::find(modules.begin(), modules.end(), module) != modules.end();
+        };
+        for (const std::string& module : modules_) {
+            const bool full = has(saved_in_full_, module);
+            const bool target = has(targets_, module);
+            if (rules.saved_in_full(module) == full && rules.targets(module) == target) continue;
+            throw OptionError("the names of the configuration cannot tell this module from others", {.subject = module,
+                              .expected = full ? "saved in full" : target ? "a target" : "neither a target nor saved in full",
+                              .found = rules.saved_in_full(module) ? "saved in full" : rules.targets(module) ? "a target" : "neither"});
+        }
+    }
+
     void set_default(std::string_view key, Value value) {
         if (config_.find(key) == nullptr) config_.set(key, std::move(value));
     }
@@ -255,6 +287,7 @@ private:
     Value config_;
     std::string type_;
     std::map<std::string, FieldValues> fields_;
+    std::vector<std::string> modules_;
     std::vector<std::string> targets_;
     std::vector<std::string> saved_in_full_;
     std::size_t target_biases_ = 0;
