@@ -31,6 +31,7 @@ template <class S> struct Operand {
     std::size_t stride;
     bool lanes_contiguous;   ///< (lane, k) at k * stride + lane, else at lane * stride + k
     PEFT_INLINE const S* at(std::size_t lane, std::size_t k) const noexcept {
+        if (data == nullptr) return nullptr;   // an operand without elements: a sum of no terms
         return lanes_contiguous ? data + k * stride + lane : data + lane * stride + k;
     }
 };
