@@ -442,6 +442,19 @@ TEST_CASE("adapted: the base may be owned, referred to or shared, and layers may
     CHECK(same_bytes(moved.forward(x), by_reference.forward(x)));
 }
 
+TEST_CASE("adapted: a tape that was moved from is refused") {
+    peft::DenseLinear<double> fc(random_matrix<double>(4, 3, 1));
+    auto layer = peft::adapt(fc, peft::LoRA<double>(fc.shape()));
+    const auto x = random_matrix<double>(2, 3, 2), dy = random_matrix<double>(2, 4, 3);
+    Matrix<double> y(2, 4), dx(2, 3);
+    auto tape = layer.make_tape();
+    layer.forward(x, y, tape);
+    {
+        const auto taken = std::move(tape);
+    }   // and with it the memory of the caches
+    CHECK_THROWS_AS(layer.backward(dy, dx, tape), peft::StateError);
+}
+
 TEST_CASE("adapted: several threads infer on one layer at once") {
     auto base = dense<float>({.in = 64, .out = 48});
     auto layer = peft::adapt(base, peft::DoRA<float>({.in = 64, .out = 48}, {.rank = 4}));

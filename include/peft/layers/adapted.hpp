@@ -131,7 +131,7 @@ public:
         MatrixView<const T> x_;
         MatrixView<const T> z_;
         typename detail::tape_of<BaseType>::type base_tape_;
-        const void* owner_ = nullptr;
+        std::shared_ptr<const char> owner_;   // shared: a later layer cannot get the address; a tape moved from has none
         std::uint64_t stream_ = 0;
         std::uint64_t step_ = 0;
         bool ready_ = false;
@@ -208,7 +208,7 @@ public:
             if constexpr (TapedLinear<BaseType>) return Tape(base().make_tape(stream));
             else return Tape(detail::Nothing{});
         }();
-        tape.owner_ = identity_.get();
+        tape.owner_ = identity_;
         tape.stream_ = stream == 0 ? stream_ : detail::mix64(stream_ + detail::mix64(stream));
         return tape;
     }
@@ -477,7 +477,7 @@ private:
     }
     void expect_trainable(const char* what, const Tape& tape) const {
         if (merged()) throw StateError("the layer is merged; unmerge it before training", {.subject = what});
-        if (tape.owner_ != identity_.get()) throw StateError("the tape was made by another layer", {.subject = what});
+        if (tape.owner_ == nullptr || tape.owner_ != identity_) throw StateError("the tape was made by another layer, or moved from", {.subject = what});
     }
     void check_backward(StridedView<const T> dy, StridedView<T> dx, const Tape& tape) const {
         expect_trainable("backward", tape);
@@ -567,7 +567,7 @@ private:
     derived_t<Method> derived_{};
     std::uint64_t derived_version_ = 0;   // 0: not made
     std::uint64_t derived_token_ = 0;
-    std::unique_ptr<char> identity_ = std::make_unique<char>();   // known by its address, which stays when the layer moves
+    std::shared_ptr<const char> identity_ = std::make_shared<const char>('\0');   // known by its address, which stays when the layer moves
     std::unique_ptr<MergeRecord<T>> record_;
     bool merged_inner_ = false;
 };
