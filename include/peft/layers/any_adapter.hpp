@@ -69,12 +69,10 @@ public:
 
     /// The method itself if it is an M, else nullptr.
     template <class M> M* get_if() noexcept {
-        auto* model = dynamic_cast<Model<M>*>(model_.get());
-        return model == nullptr ? nullptr : &model->method;
+        return model_ != nullptr && model_->kind() == &Model<M>::tag ? &static_cast<Model<M>*>(model_.get())->method : nullptr;
     }
     template <class M> const M* get_if() const noexcept {
-        const auto* model = dynamic_cast<const Model<M>*>(model_.get());
-        return model == nullptr ? nullptr : &model->method;
+        return model_ != nullptr && model_->kind() == &Model<M>::tag ? &static_cast<const Model<M>*>(model_.get())->method : nullptr;
     }
 
 private:
@@ -84,6 +82,7 @@ private:
         Interface& operator=(const Interface&) = delete;
         virtual ~Interface() = default;
         virtual std::unique_ptr<Interface> clone() const = 0;
+        virtual const void* kind() const noexcept = 0;   // instead of dynamic_cast: works with -fno-rtti
         virtual LayerShape shape() const = 0;
         virtual std::uint64_t version() const = 0;
         virtual bool adapts_input() const = 0;
@@ -103,10 +102,12 @@ private:
     };
 
     template <class M> struct Model final : Interface {
+        static inline char tag = 0;   // its address names M; not const, so that linkers do not fold equal ones
         M method;
         explicit Model(M m) : method(std::move(m)) {}
 
         std::unique_ptr<Interface> clone() const override { return std::make_unique<Model>(*this); }
+        const void* kind() const noexcept override { return &tag; }
         LayerShape shape() const override { return method.shape(); }
         std::uint64_t version() const override { return detail::version_of(method); }
         bool adapts_input() const override { return detail::adapts_input(method); }

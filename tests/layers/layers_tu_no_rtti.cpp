@@ -1,0 +1,16 @@
+// flags: -fno-rtti
+// Users compile without run-time type information too: everything that asks an AnyAdapter what it holds must build.
+#include <peft/adapters/low_rank/lora.hpp>
+#include <peft/layers/bank.hpp>
+
+namespace peft_test {
+
+std::size_t rank_without_rtti(peft::AnyAdapter<float>& method);
+std::size_t rank_without_rtti(peft::AnyAdapter<float>& method) {
+    peft::Bank<float> bank;
+    bank.add("fc", method);
+    const auto* lora = method.get_if<peft::LoRA<float>>();
+    return lora == nullptr ? 0 : lora->options().rank;
+}
+
+}  // namespace peft_test
