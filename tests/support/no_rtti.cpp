@@ -1,5 +1,4 @@
-// flags: -fno-rtti
-// Users compile without run-time type information too: everything that asks an AnyAdapter what it holds must build.
+// Compiled with -fno-rtti and never linked (its vtables have no type information): what users without it need must build.
 #include <peft/adapters/low_rank/lora.hpp>
 #include <peft/layers/bank.hpp>
 
