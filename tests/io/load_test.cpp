@@ -448,3 +448,55 @@ TEMPLATE_TEST_CASE("format tables: keys name the tensors the method has", "", fl
     check(peft::SSF<TestType>(shape));
     check(peft::Trained<TestType>(shape));
 }
+
+TEST_CASE("load: full fine-tuning of layers with and without a bias comes back", "") {
+    peft::DenseLinear<float> a{random_matrix<float>(6, 5, 1), random_matrix<float>(1, 6, 2)}, b{random_matrix<float>(6, 5, 3)};
+    const auto a2 = a, b2 = b;
+    auto one = peft::adapt(a, peft::Trained<float>(a.shape()));
+    auto two = peft::adapt(b, peft::Trained<float>(b.shape()));
+    disturb(one, 1);
+    disturb(two, 2);
+    peft::Bank<float> bank;
+    bank.add("a", one);
+    bank.add("b", two);
+    const Directory directory;
+    io::save_adapter(directory.path(), bank);
+    auto loaded = io::load_adapter<float>(directory.path());
+    CHECK(loaded.config().at("peft_type").as_string() == "X_FULL");
+    const auto x = random_matrix<float>(3, 5, 9);
+    auto fresh_a = a2, fresh_b = b2;
+    CHECK(same_bytes(loaded.attach("a", fresh_a).forward(x), one.forward(x)));
+    CHECK(same_bytes(loaded.attach("b", fresh_b).forward(x), two.forward(x)));
+    loaded.finish();
+}
+
+TEST_CASE("load: with bias lora_only a bias beside an untouched module belongs to nobody", "") {
+    Saved net;
+    net.save_lora();
+    const std::vector<float> numbers(4, 1.0f);
+    net.rewrite([&](std::vector<io::TensorData>& tensors) { tensors.push_back({"base_model.model.net.fc3.bias", io::Dtype::F32, {4}, std::as_bytes(std::span(numbers))}); });
+    peft::Value config = net.config();
+    config.set("bias", peft::Value("lora_only"));
+    write_text(net.config_path(), io::dump_json(config, 2));
+    auto loaded = io::load_adapter<float>(net.directory.path());
+    CHECK_FALSE(loaded.targets("net.fc3"));
+    auto one = loaded.attach("net.fc1", net.fc1);
+    auto two = loaded.attach("net.fc2", net.fc2);
+    CHECK_THAT(message_of([&] { loaded.finish(); }), says("net.fc3.bias"));
+}
+
+TEST_CASE("save: a bank takes nested layers and chains apart", "") {
+    peft::DenseLinear<float> a{random_matrix<float>(6, 5, 1), random_matrix<float>(1, 6, 2)};
+    auto inner = peft::adapt(a, peft::Trained<float>(a.shape(), {.weight = false}));
+    auto outer = peft::adapt(inner, peft::LoRA<float>(a.shape()));
+    peft::Bank<float> nested;
+    nested.add("a", outer);
+    REQUIRE(nested.entries().size() == 1);
+    CHECK(nested.entries().front().parts.size() == 2);
+    std::vector<peft::AnyAdapter<float>> parts;
+    parts.push_back(peft::LoRA<float>(a.shape()));
+    auto chained = peft::adapt(a, peft::Chain<float>(std::move(parts)));
+    peft::Bank<float> chain;
+    chain.add("a", chained);
+    CHECK(chain.entries().front().parts.size() == 1);
+}

@@ -540,3 +540,17 @@ TEST_CASE("adapted: an allocation that fails in forward or backward leaves param
     }).join();
     CHECK(tape.step() == 0);
 }
+
+TEST_CASE("adapted: a result that would be written over its input is refused", "") {
+    peft::DenseLinear<float> fc(random_matrix<float>(5, 5, 1));
+    auto layer = peft::adapt(fc, peft::LoRA<float>(fc.shape()));
+    auto tape = layer.make_tape();
+    auto x = random_matrix<float>(3, 5, 2);
+    const auto before = x;
+    Matrix<float> y(3, 5);
+    CHECK_THROWS_AS(layer.forward(x, x), peft::StateError);
+    CHECK_THROWS_AS(layer.forward(x, x, tape), peft::StateError);
+    layer.forward(x, y, tape);
+    CHECK_THROWS_AS(layer.backward(x, x, tape), peft::StateError);
+    CHECK(same_bytes(x, before));
+}

@@ -34,8 +34,8 @@ std::vector<Any> parts(bool with_dora) {
     std::vector<Any> list;
     list.push_back(peft::LoRA<double>(shape, {.rank = 2}));
     list.push_back(peft::IA3<double>(shape, {.feedforward = true}));
-    list.push_back(peft::Trained<double>(shape, {.weight = false}));
     if (with_dora) list.push_back(peft::DoRA<double>(shape, {.rank = 2, .detach_norm = false}));
+    list.push_back(peft::Trained<double>(shape, {.weight = false}));
     list.push_back(peft::IA3<double>(shape, {.feedforward = true}));
     list.push_back(peft::SSF<double>(shape));
     list.push_back(peft::LoRA<double>(shape, {.rank = 3, .bias = true}));
@@ -112,7 +112,7 @@ TEST_CASE("chain: the gradient passes through input methods above a layer traine
 }
 
 TEST_CASE("chain: merged equals unmerged, and unmerge restores every byte", "") {
-    for (const bool with_dora : {false, true}) {
+    for (const bool with_dora : {false, true}) {   // a DoRA above what leaves the bias alone
         auto fc = base_layer();
         const auto weight = fc.stored();
         const Matrix<double> bias(MatrixView<const double>(fc.bias().data(), 1, shape.out));
@@ -208,6 +208,14 @@ TEST_CASE("chain: refuses what has no meaning", "") {
     late.push_back(peft::LoRA<double>(shape));
     late.push_back(peft::Trained<double>(shape));
     CHECK_THROWS_AS(peft::Chain<double>(std::move(late)), peft::OptionError);
+    std::vector<Any> above;
+    above.push_back(peft::SSF<double>(shape));
+    above.push_back(peft::DoRA<double>(shape));
+    CHECK_THROWS_AS(peft::Chain<double>(std::move(above)), peft::OptionError);
+    std::vector<Any> below;
+    below.push_back(peft::DoRA<double>(shape));
+    below.push_back(peft::SSF<double>(shape));
+    CHECK_NOTHROW(peft::Chain<double>(std::move(below)));
     std::vector<Any> mixed;
     mixed.push_back(peft::LoRA<double>(shape));
     mixed.push_back(peft::LoRA<double>(LayerShape{5, 5}));

@@ -80,6 +80,7 @@ private:
 ///   static constexpr std::tuple fields{ConfigField{...}, FixedField{...}, ...};
 ///   static bool claims(const ConfigView&);           optional: which configurations of this peft_type are this method
 ///   static void verify(const ConfigView&);           optional: throws FormatError or UnsupportedError on what the table cannot say
+///   static void adjust(Options&, has);               optional: options that the keys of the file decide, has(key)
 template <class Method> struct hf_format;
 
 PEFT_END

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <exception>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -40,16 +41,25 @@ PEFT_END
 
 PEFT_ISA_BEGIN
 
-/// Calls f(0), ..., f(count - 1), each once, on up to threads() threads when `parallel`. f must not throw and must not
-/// depend on the order; what it computes may not depend on the number of threads. f calls leaf entries and is itself
+/// Calls f(0), ..., f(count - 1), each once, on up to threads() threads when `parallel`. f must not depend on the order;
+/// what it computes may not depend on the number of threads. When calls throw, one of the exceptions comes out at the end. f calls leaf entries and is itself
 /// free of arithmetic: OpenMP outlines it without the target attribute of a kernel entry.
 template <class F> void parallel_for(std::size_t count, bool parallel, F&& f) {
 #if defined(_OPENMP)
     const int team = parallel && count > 1 ? threads() : 1;
     if (team > 1) {
         const auto n = static_cast<std::ptrdiff_t>(count);
+        std::atomic<bool> failed{false};
+        std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team)
-        for (std::ptrdiff_t i = 0; i < n; ++i) f(static_cast<std::size_t>(i));
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            try {
+                f(static_cast<std::size_t>(i));
+            } catch (...) {   // must not leave the parallel region
+                if (!failed.exchange(true)) error = std::current_exception();
+            }
+        }
+        if (error) std::rethrow_exception(error);
         return;
     }
 #else

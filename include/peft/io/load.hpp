@@ -136,7 +136,7 @@ private:
 
     /// The key of a bias that was trained beside the method: "base_layer.bias" where a method wraps the layer, else "bias".
     std::optional<std::string_view> bias_key(std::string_view module) const {
-        if (rules_.bias() == BiasMode::none) return std::nullopt;
+        if (rules_.bias() == BiasMode::none || (rules_.bias() == BiasMode::adapted && !rules_.targets(module))) return std::nullopt;
         const LoadContext<T> context(config_, rules_, file_, config_path_, module);
         const std::string_view key = rules_.targets(module) ? "base_layer.bias" : "bias";
         if (context.find(key) != nullptr) return key;

@@ -149,6 +149,9 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
     using T = typename M::value_type;
     typename M::Options options;
     std::apply([&](const auto&... field) { (..., read_field(field, context, options)); }, hf_format<M>::fields);
+    if constexpr (requires { hf_format<M>::adjust(options, [](std::string_view) { return true; }); }) {
+        hf_format<M>::adjust(options, [&](std::string_view key) { return context.find(key) != nullptr; });
+    }
     const auto build = [&] {
         try {
             return M(shape, options);

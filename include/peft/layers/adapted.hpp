@@ -54,6 +54,10 @@ template <class M> bool replaces_base(const M& method) {
     if constexpr (requires { method.replaces_base(); }) return method.replaces_base();
     else return false;
 }
+template <class M> bool changes_bias(const M& method) {
+    if constexpr (requires { method.changes_bias(); }) return method.changes_bias();
+    else return false;
+}
 template <class M> bool rewrites_output_gradient(const M& method) {
     if constexpr (requires { method.rewrites_output_gradient(); }) return method.rewrites_output_gradient();
     else return RewritesOutputGradient<M>;
@@ -167,7 +171,8 @@ public:
 
     // --- inference
 
-    /// y = the adapted map of x (n x in). Throws ShapeError, or StateError when parameters changed since prepare().
+    /// y = the adapted map of x (n x in). Throws ShapeError, or StateError when parameters changed since prepare() or when y
+    /// lies where x does.
     template <class X> Matrix<T> forward(const X& x) const {
         const auto view = detail::read_view<T>(x);
         Matrix<T> y(view.rows(), shape().out);
@@ -296,7 +301,7 @@ public:
 
     /// The Linear concept's backward: dx += dL/dx without gradients of parameters, dropout off.
     void backward_input(MatrixView<const T> dy, MatrixView<T> dx) const
-        requires Mergeable<Method>
+        requires ReadableLinear<BaseType> && Mergeable<Method>
     {
         if (merged()) {
             linear_access<BaseType>::backward_input(base(), dy, dx);
@@ -474,6 +479,13 @@ private:
     void check_shapes(StridedView<const T> x, StridedView<T> y) const {
         expect_columns("forward: x", x.cols(), shape().in, "in");
         expect_shape("forward: y", y.rows(), y.cols(), x.rows(), shape().out);
+        expect_apart("forward: y", x, y);
+    }
+    /// The result is written while the input is still read.
+    static void expect_apart(const char* what, StridedView<const T> input, StridedView<T> result) {
+        if (input.data() == result.data() && input.rows() != 0 && input.cols() != 0 && result.cols() != 0) {
+            throw StateError("the result would be written over the input", {.subject = what, .expected = "memory of its own"});
+        }
     }
     void expect_trainable(const char* what, const Tape& tape) const {
         if (merged()) throw StateError("the layer is merged; unmerge it before training", {.subject = what});
@@ -484,6 +496,7 @@ private:
         if (!tape.ready_) throw StateError("backward without a training forward before it", {.subject = "backward"});
         expect_shape("backward: dy", dy.rows(), dy.cols(), tape.x_.rows(), shape().out);
         expect_shape("backward: dx", dx.rows(), dx.cols(), tape.x_.rows(), shape().in);
+        expect_apart("backward: dx", dy, dx);
     }
     void expect_merged() const {
         if (!merged()) throw StateError("the weights under an unmerged adapted layer cannot be written through it", {.subject = "write_rows"});

@@ -42,6 +42,7 @@ public:
     bool adapts_output() const { return model_->adapts_output(); }
     bool replaces_base() const { return model_->replaces_base(); }
     bool rewrites_output_gradient() const { return model_->rewrites_output_gradient(); }
+    bool changes_bias() const { return model_->changes_bias(); }
     bool needs_readable_base() const { return model_->needs_readable_base(); }
 
     void start(const BaseView<T>& base, std::uint64_t stream) { model_->start(base, stream); }
@@ -89,6 +90,7 @@ private:
         virtual bool adapts_output() const = 0;
         virtual bool replaces_base() const = 0;
         virtual bool rewrites_output_gradient() const = 0;
+        virtual bool changes_bias() const = 0;
         virtual bool needs_readable_base() const = 0;
         virtual void start(const BaseView<T>&, std::uint64_t) = 0;
         virtual void derive(const BaseView<T>&, std::shared_ptr<void>&) const = 0;
@@ -114,6 +116,7 @@ private:
         bool adapts_output() const override { return detail::adapts_output(method); }
         bool replaces_base() const override { return detail::replaces_base(method); }
         bool rewrites_output_gradient() const override { return detail::rewrites_output_gradient(method); }
+        bool changes_bias() const override { return detail::changes_bias(method); }
         bool needs_readable_base() const override { return detail::reads_base(method); }
         void start(const BaseView<T>& base, std::uint64_t stream) override {
             if constexpr (requires { method.start(base, stream); }) method.start(base, stream);

@@ -2,6 +2,7 @@
 #include <peft/layers/any_adapter.hpp>
 #include <peft/layers/chain.hpp>
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,8 +30,7 @@ public:
     /// Throws OptionError when the module is there already, StateError when the method has no file format.
     template <class Base, class Method> void add(std::string_view module, Adapted<Base, Method>& layer) {
         BankEntry<T> entry{std::string(module), {}};
-        if constexpr (std::is_same_v<Method, AnyAdapter<T>>) append(layer.method(), entry.parts);
-        else entry.parts.push_back(detail::describe(layer.method()));
+        append_layer(layer, entry.parts);
         add(std::move(entry));
     }
     /// The same for a method without a layer.
@@ -44,9 +44,19 @@ public:
     const std::vector<BankEntry<T>>& entries() const noexcept { return entries_; }
 
 private:
+    /// The parts of nested layers come first.
+    template <class Base, class Method> static void append_layer(Adapted<Base, Method>& layer, std::vector<Description<T>>& parts) {
+        if constexpr (detail::is_adapted_v<typename Adapted<Base, Method>::BaseType>) append_layer(layer.base(), parts);
+        if constexpr (std::is_same_v<Method, AnyAdapter<T>>) append(layer.method(), parts);
+        else if constexpr (std::is_same_v<Method, Chain<T>>) append(layer.method().parts(), parts);
+        else parts.push_back(detail::describe(layer.method()));
+    }
+    static void append(std::span<AnyAdapter<T>> methods, std::vector<Description<T>>& parts) {
+        for (AnyAdapter<T>& method : methods) append(method, parts);
+    }
     static void append(AnyAdapter<T>& method, std::vector<Description<T>>& parts) {
         if (auto* chain = method.template get_if<Chain<T>>()) {
-            for (AnyAdapter<T>& part : chain->parts()) append(part, parts);
+            append(chain->parts(), parts);
         } else {
             parts.push_back(method.describe());
         }

@@ -12,7 +12,8 @@ PEFT_ISA_BEGIN
 /// LoRA. The same map as nesting adapt() calls, but chosen at run time, and every method reads the original base.
 /// A method sees the input that the input methods above it leave. Merged in order, in one pass over the weight. The
 /// norms of a DoRA above others are still those of the original base.
-/// Throws OptionError when empty or when a method that replaces the base is not the first, ShapeError when shapes differ.
+/// Throws OptionError when empty, when a method that replaces the base is not the first, or when a DoRA stands above a method
+/// that changes the bias; ShapeError when shapes differ.
 template <Scalar T> class Chain {
 public:
     using value_type = T;
@@ -28,7 +29,13 @@ public:
 
     explicit Chain(std::vector<AnyAdapter<T>> parts) : parts_(std::move(parts)) {
         if (parts_.empty()) throw OptionError("a chain of no methods", {.subject = "chain", .expected = "at least one", .found = "0"});
+        bool bias_changes = false;
         for (std::size_t k = 0; k < parts_.size(); ++k) {
+            if (bias_changes && parts_[k].needs_readable_base() && !parts_[k].changes_bias()) {
+                throw OptionError("a method that tells the weight of the base from its bias must come before those that change the bias",
+                                  {.subject = "chain", .found = "position " + std::to_string(k)});
+            }
+            bias_changes = bias_changes || parts_[k].changes_bias();
             expect_shape("chain", parts_[k].shape().out, parts_[k].shape().in, shape().out, shape().in);
             if (k != 0 && parts_[k].replaces_base()) {
                 throw OptionError("a method that replaces the base must come first", {.subject = "chain", .expected = "position 0", .found = std::to_string(k)});
@@ -44,6 +51,7 @@ public:
     bool adapts_output() const { return any([](const AnyAdapter<T>& part) { return part.adapts_output(); }); }
     bool replaces_base() const { return parts_.front().replaces_base(); }
     bool rewrites_output_gradient() const { return any([](const AnyAdapter<T>& part) { return part.rewrites_output_gradient(); }); }
+    bool changes_bias() const { return any([](const AnyAdapter<T>& part) { return part.changes_bias(); }); }
     bool needs_readable_base() const { return any([](const AnyAdapter<T>& part) { return part.needs_readable_base(); }); }
 
     void start(const BaseView<T>& base, std::uint64_t stream) {

@@ -25,6 +25,7 @@ public:
     const Options& options() const noexcept { return options_; }
     bool adapts_input() const noexcept { return options_.feedforward; }
     bool adapts_output() const noexcept { return !options_.feedforward; }
+    bool changes_bias() const noexcept { return !options_.feedforward; }
 
     void adapt_input(const Call<IA3>&, MatrixView<const T> x, MatrixView<T> z) const { channel::forward_input<T>(l_.flat(), x, z); }
     void backward_input(const Call<IA3>& call, MatrixView<const T> x, MatrixView<const T> dz, MatrixView<T> dx) {

@@ -31,6 +31,7 @@ public:
 
     LayerShape shape() const noexcept { return shape_; }
     const Options& options() const noexcept { return options_; }
+    bool changes_bias() const noexcept { return true; }
 
     void start(const BaseView<T>&, std::uint64_t stream) {
         if (!options_.random_start || scale_.version() != 0) return;

@@ -37,6 +37,7 @@ public:
     const Options& options() const noexcept { return options_; }
     /// With a weight of its own the base need not be computed at all.
     bool replaces_base() const noexcept { return options_.weight; }
+    bool changes_bias() const noexcept { return options_.bias; }
 
     void start(const BaseView<T>& base, std::uint64_t) {
         if (base.bias().empty()) {
@@ -142,7 +143,12 @@ template <Scalar T> struct hf_format<Trained<T>> {
     using O = typename Trained<T>::Options;
     static constexpr std::string_view peft_type = "X_FULL";
     static constexpr std::array keys{TensorKey{"weight", "weight"}, TensorKey{"bias", "bias"}};
-    static constexpr std::tuple fields{ConfigField{"train_weight", &O::weight}, ConfigField{"train_bias", &O::bias}};
+    static constexpr std::tuple<> fields{};
+    /// A layer without a bias trains none: the tensors of the file say what was trained.
+    template <class Has> static void adjust(O& options, Has&& has) {
+        options.weight = has("weight");
+        options.bias = has("bias");
+    }
 };
 
 PEFT_END

@@ -45,6 +45,7 @@ public:
     LayerShape shape() const noexcept { return {a_.cols(), b_.rows()}; }
     const Options& options() const noexcept { return options_; }
     T scale() const noexcept { return scale_; }
+    bool changes_bias() const noexcept { return options_.bias; }
     low_rank::Factors<T> factors() const noexcept { return {a_.value(), b_.value()}; }
     Parameter<T>& a() noexcept { return a_; }
     Parameter<T>& b() noexcept { return b_; }
