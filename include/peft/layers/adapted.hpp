@@ -6,6 +6,7 @@
 #include <peft/kernels/elementwise.hpp>
 #include <peft/kernels/matmul.hpp>
 #include <peft/layers/merge.hpp>
+#include <peft/layers/method_traits.hpp>
 #include <peft/linear/dense.hpp>
 
 #include <memory>
@@ -13,89 +14,6 @@
 #include <utility>
 
 PEFT_ISA_BEGIN
-template <class Base, class Method> class Adapted;
-PEFT_ISA_END
-
-PEFT_ISA_DETAIL_BEGIN
-
-template <class L> inline constexpr bool is_adapted_v = false;
-template <class B, class M> inline constexpr bool is_adapted_v<Adapted<B, M>> = true;
-
-/// A base is held by value, by reference, or by shared_ptr.
-template <class Base> struct Holder {
-    using type = Base;
-    Base held;
-    type& get() noexcept { return held; }
-    const type& get() const noexcept { return held; }
-};
-template <class Base> struct Holder<Base&> {
-    using type = Base;
-    Base* held;
-    type& get() const noexcept { return *held; }
-};
-template <class Base> struct Holder<std::shared_ptr<Base>> {
-    using type = Base;
-    std::shared_ptr<Base> held;
-    type& get() const noexcept { return *held; }
-};
-
-// What a method does, asked at run time only where the method says it depends (IA3, AnyAdapter).
-template <class M> bool adapts_input(const M& method) {
-    if constexpr (!InputAdapter<M>) return false;
-    else if constexpr (requires { method.adapts_input(); }) return method.adapts_input();
-    else return true;
-}
-template <class M> bool adapts_output(const M& method) {
-    if constexpr (!OutputAdapter<M>) return false;
-    else if constexpr (requires { method.adapts_output(); }) return method.adapts_output();
-    else return true;
-}
-template <class M> bool replaces_base(const M& method) {
-    if constexpr (requires { method.replaces_base(); }) return method.replaces_base();
-    else return false;
-}
-template <class M> bool changes_bias(const M& method) {
-    if constexpr (requires { method.changes_bias(); }) return method.changes_bias();
-    else return false;
-}
-template <class M> bool rewrites_output_gradient(const M& method) {
-    if constexpr (requires { method.rewrites_output_gradient(); }) return method.rewrites_output_gradient();
-    else return RewritesOutputGradient<M>;
-}
-template <class M> constexpr bool reads_base_v = [] {
-    if constexpr (requires { M::reads_base; }) return M::reads_base;
-    else return false;
-}();
-template <class M> bool reads_base(const M& method) {
-    if constexpr (requires { method.needs_readable_base(); }) return method.needs_readable_base();
-    else return reads_base_v<M>;
-}
-
-template <class B> struct tape_of { using type = Nothing; };
-template <TapedLinear B> struct tape_of<B> { using type = typename B::Tape; };
-
-PEFT_ISA_DETAIL_END
-
-PEFT_ISA_BEGIN
-
-/// The stream adapt() takes when none is given: a hash of the first row of W, so that layers of one shape with different
-/// weights differ in what they draw, run after run, without any global counter.
-template <Linear B> std::uint64_t default_stream(const B& base) {
-    using T = linear_value_t<B>;
-    // Not the adapted weight of a nested layer: its last bits depend on the instruction set.
-    if constexpr (requires { base.stream(); }) return detail::mix64(base.stream() + 0x9e3779b97f4a7c15ull);
-    const LayerShape shape = linear_access<B>::shape(base);
-    std::uint64_t hash = detail::mix64(shape.in + 0x9e3779b97f4a7c15ull * shape.out);
-    if constexpr (ReadableLinear<B>) {
-        if (shape.in != 0 && shape.out != 0) {
-            ArenaScope scope;
-            const auto row = scope.matrix<T>(1, shape.in);
-            linear_access<B>::read_rows(base, 0, row);
-            hash = checksum(row.data(), row.size() * sizeof(T), hash);
-        }
-    }
-    return hash;
-}
 
 /// A base with a method on it: the one place that knows the order of forward, backward, merge and unmerge. Itself a
 /// Linear, so it nests. Made by adapt().
