@@ -58,9 +58,10 @@ TEST_CASE("dora: a detached norm changes the gradients of A and B only") {
         peft::DenseLinear<double> base(random_matrix<double>(shape.out, shape.in, 1));
         auto layer = peft::adapt(base, peft::DoRA<double>(shape, {.rank = 3, .detach_norm = detach}), 5);
         disturb(layer, 3);
+        const auto x = random_matrix<double>(4, shape.in, 2);   // the tape views it until backward
         Matrix<double> y(4, shape.out), dx(4, shape.in);
         auto tape = layer.make_tape();
-        layer.forward(random_matrix<double>(4, shape.in, 2), y, tape);
+        layer.forward(x, y, tape);
         layer.backward(random_matrix<double>(4, shape.out, 4), dx, tape);
         std::vector<Matrix<double>> all{dx};
         for (const auto& parameter : layer.parameters()) all.push_back(parameter.state->grad);

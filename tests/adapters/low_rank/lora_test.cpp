@@ -71,7 +71,8 @@ TEST_CASE("lora: a frozen A gets no gradient and is no parameter") {
     CHECK(layer.parameter_count().frozen == 5 * 6 + 2 * 6);
     Matrix<double> y(3, 5), dx(3, 6);
     auto tape = layer.make_tape();
-    layer.forward(random_matrix<double>(3, 6, 2), y, tape);
+    const auto x = random_matrix<double>(3, 6, 2);   // the tape views it until backward
+    layer.forward(x, y, tape);
     layer.backward(y, dx, tape);
     CHECK(layer.method().a().grad().empty());
 }
