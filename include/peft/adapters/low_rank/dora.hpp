@@ -72,21 +72,15 @@ public:
 
     void adapt_output(const Call<DoRA>& call, MatrixView<const T> x, MatrixView<T> y) const {
         ArenaScope scope(call.scratch);
-        Arena& keep = call.keep;
-        MatrixView<T> delta;
-        if (call.training) delta = call.cache.v = keep.matrix<T>(y.rows(), y.cols());
-        else delta = scope.matrix<T>(y.rows(), y.cols());
+        const auto delta = scope.matrix<T>(y.rows(), y.cols());
         fill<T>(T(0), delta);
         low_rank::forward(call, lora_.factors(), lora_.scale(), mask(call), x, delta, call.cache.low_rank);
         const std::span<const T> bias = call.base.bias();
-        if (!call.training) {
-            rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, y);
-            return;
+        if (call.training) {
+            call.cache.v = call.keep.template matrix<T>(y.rows(), y.cols());
+            without_bias_plus<T>(y, bias, delta, call.cache.v);
         }
-        const auto v = scope.matrix<T>(y.rows(), y.cols());
-        without_bias_plus<T>(y, bias, delta, v);
         rescale_rows_forward<T>(call.derived.ratio.flat(), bias, delta, y);
-        copy<T>(v, delta);
     }
 
     void backward_output(const Call<DoRA>& call, MatrixView<const T> x, MatrixView<T> dy, MatrixView<T> dx) {
