@@ -64,9 +64,7 @@ public:
                               .found = consumed_.empty() ? why_ : "only " + consumed_.back()});
         }
         if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
-            std::string found = "[";
-            for (std::size_t i = 0; i < info->shape.size(); ++i) found += (i == 0 ? "" : ", ") + std::to_string(info->shape[i]);
-            throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = found + "]"});
+            throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = detail::dims_text(info->shape)});
         }
         const Matrix<T> values = file_.template read_matrix<T>(info->name);
         parameter.assign(MatrixView<const T>(values.data(), parameter.rows(), parameter.cols()));
@@ -88,16 +86,6 @@ private:
 PEFT_END
 
 PEFT_ISA_DETAIL_BEGIN
-
-/// True if `module` is one of those a list (suffixes, as upstream's feedforward_modules) or pattern names.
-inline bool names_module(const Value& members, std::string_view module, std::string_view key, const std::string& path) {
-    if (members.is_null()) return false;
-    if (members.is_string()) return io::Pattern(members.as_string(), path).full_match(module);
-    for (const Value& member : members.as_array(key)) {
-        if (module.ends_with(member.as_string(key))) return true;
-    }
-    return false;
-}
 
 template <class Member> Member option_of(const Value& value, std::string_view key, const std::string& path) {
     const auto refuse = [&](std::string_view expected) {

@@ -89,14 +89,9 @@ inline void compose_pattern(Value& config, const std::string& key, std::string_v
 /// too); where that would name a wrong one, a pattern takes its place.
 inline void compose_members(Value& config, const std::string& key, const FieldValues& field) {
     const auto says_so = [&](const Value& members) {
+        const bool readable = members.is_string() || members.is_array();   // what is neither names nothing and is written over
         for (const auto& [module, value] : field.modules) {
-            bool named = false;
-            if (members.is_string()) {
-                named = io::Pattern(members.as_string()).full_match(module);
-            } else if (members.is_array()) {
-                for (const Value& member : members.as_array()) named = named || module.ends_with(member.as_string());
-            }
-            if (named != value.as_bool()) return false;
+            if ((readable && names_module(members, module, key, "")) != value.as_bool()) return false;
         }
         return true;
     };

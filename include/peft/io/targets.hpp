@@ -58,6 +58,16 @@ inline bool equals_ignoring_case(std::string_view text, std::string_view lower) 
     return std::equal(text.begin(), text.end(), lower.begin(), lower.end(), [&](char a, char b) { return fold(a) == b; });
 }
 
+/// True if `module` is one of those a list (suffixes, as upstream's feedforward_modules) or pattern names.
+inline bool names_module(const Value& members, std::string_view module, std::string_view key, std::string_view path) {
+    if (members.is_null()) return false;
+    if (members.is_string()) return io::Pattern(members.as_string(), path).full_match(module);
+    for (const Value& member : members.as_array(key)) {
+        if (module.ends_with(member.as_string(key))) return true;
+    }
+    return false;
+}
+
 PEFT_ISA_DETAIL_END
 
 PEFT_BEGIN
