@@ -17,10 +17,6 @@ namespace golden {
 /// The quantities of a case by the column that reports them.
 enum class Column { y, dx, grads, merged };
 
-inline std::string_view strip(std::string_view text, std::string_view prefix) {
-    return text.starts_with(prefix) ? text.substr(prefix.size()) : std::string_view();
-}
-
 /// Where a tensor is reported; false if it is an input.
 inline bool column_of(std::string_view name, Column& column) {
     if (name == "y" || name == "y_f64") return column = Column::y, true;
@@ -69,16 +65,6 @@ public:
     peft::Matrix<double> read(std::string_view name) const { return read_as<double>(name); }
     /// An input in the type of the replay.
     peft::Matrix<T> input(std::string_view name) const { return read_as<T>(name); }
-    std::vector<std::string> names(std::string_view prefix) const {
-        std::vector<std::string> result;
-        for (const auto& info : file_.tensors()) {
-            if (info.name.starts_with(prefix)) result.push_back(info.name);
-        }
-        return result;
-    }
-    /// Inputs that the replay never asked for would leave their meaning untested.
-    const peft::io::SafetensorsFile& file() const { return file_; }
-
     /// Compares a computed tensor with the case's; nothing happens if the case does not hold it.
     template <class U> void compare(const std::string& name, peft::MatrixView<const U> computed) {
         Column column;

@@ -1,46 +1,33 @@
 #pragma once
+#include "support/temporary_directory.hpp"
+
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <stdlib.h>
 
 // Files for tests, read and written without the library.
 
 namespace peft::test {
 
-/// A directory that is empty at first and gone at the end.
-class Scratch {
+/// A temporary directory with the names in it.
+class Scratch : public peft_test::TemporaryDirectory {
 public:
-    Scratch() {
-        std::string name = (std::filesystem::temp_directory_path() / "peft-io-XXXXXX").string();
-        if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no directory for the test");
-        path_ = name;
-    }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() {
+    ~Scratch() {   // a test may have taken the permissions away that removing needs
         std::error_code ignored;
-        std::filesystem::permissions(path_, std::filesystem::perms::owner_all, ignored);
-        std::filesystem::remove_all(path_, ignored);
+        std::filesystem::permissions(path(), std::filesystem::perms::owner_all, ignored);
     }
-
-    std::string operator/(std::string_view name) const { return (path_ / name).string(); }
+    std::string operator/(const std::string& name) const { return file(name); }
     /// Names of what the directory holds.
     std::vector<std::string> names() const {
         std::vector<std::string> result;
-        for (const auto& entry : std::filesystem::directory_iterator(path_)) result.push_back(entry.path().filename().string());
+        for (const auto& entry : std::filesystem::directory_iterator(path())) result.push_back(entry.path().filename().string());
         return result;
     }
-
-private:
-    std::filesystem::path path_;
 };
 
 inline std::string contents(const std::string& path) {
