@@ -12,6 +12,7 @@ PEFT_BEGIN
 struct TensorKey {
     std::string_view tensor;   ///< the name each_tensor gives
     std::string_view key;
+    bool of_model = false;     ///< the key is the whole name: one tensor for all modules
 };
 
 /// Whether a configuration field may differ from module to module, and how files say so.
@@ -31,17 +32,39 @@ template <class Options, class Member> struct ConfigField {
 template <class Options, class Member> ConfigField(std::string_view, Member Options::*) -> ConfigField<Options, Member>;
 template <class Options, class Member> ConfigField(std::string_view, Member Options::*, Scope) -> ConfigField<Options, Member>;
 
+/// A configuration field that is no option as it stands: text, or made of several options. `read` is called when the key is
+/// there, and throws FormatError for what it does not know.
+template <class Options> struct ComputedField {
+    std::string_view key;
+    Value (*write)(const Options&);
+    void (*read)(const Value&, Options&);
+};
+template <class Options> ComputedField(std::string_view, Value (*)(const Options&), void (*)(const Value&, Options&)) -> ComputedField<Options>;
+
 /// A configuration field that must have this value; written always, verified on reading.
 struct FixedField {
     std::string_view key;
     bool value;
 };
 
+/// Which weights the caller puts under an adapter whose start was taken out of the base (PiSSA, OLoRA, CorDA, ...).
+enum class BaseKind {
+    unstated,
+    original,   ///< the published weights: the start is computed again from them
+    residual,   ///< what was left when the start had been taken out: plain LoRA arithmetic
+};
+
 /// A configuration as a method's claims() sees it.
 class ConfigView {
 public:
-    explicit ConfigView(const Value& config) noexcept : config_(&config) {}
+    explicit ConfigView(const Value& config, BaseKind base = BaseKind::unstated) noexcept : config_(&config), base_(base) {}
     const Value& value() const noexcept { return *config_; }
+    BaseKind base() const noexcept { return base_; }
+    /// The text under a key, empty if there is none.
+    std::string_view text(std::string_view key) const {
+        const Value* found = config_->find(key);
+        return found != nullptr && found->is_string() ? std::string_view(found->as_string()) : std::string_view();
+    }
     /// True if the key is there and holds true.
     bool flag(std::string_view key) const {
         const Value* found = config_->find(key);
@@ -72,15 +95,17 @@ private:
     }
 
     const Value* config_;
+    BaseKind base_;
 };
 
 /// What Hugging Face calls things. Specialise it beside the method:
 ///   static constexpr std::string_view peft_type;     upper case; methods that upstream lacks begin with "X_"
 ///   static constexpr std::array keys{TensorKey{...}, ...};
-///   static constexpr std::tuple fields{ConfigField{...}, FixedField{...}, ...};
+///   static constexpr std::tuple fields{ConfigField{...}, ComputedField{...}, FixedField{...}, ...};
 ///   static bool claims(const ConfigView&);           optional: which configurations of this peft_type are this method
 ///   static void verify(const ConfigView&);           optional: throws FormatError or UnsupportedError on what the table cannot say
 ///   static void adjust(Options&, has);               optional: options that the keys of the file decide, has(key)
+///   static auto shared(const Options&, context);     optional: what all modules share, made once; given to method.share(...)
 template <class Method> struct hf_format;
 
 PEFT_END

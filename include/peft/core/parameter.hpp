@@ -18,6 +18,7 @@ enum class Role {
     frozen,    ///< belongs to the method, files hold it
     shared,    ///< belongs to the model, several layers read it, files hold it once
     index,     ///< positions, not numbers
+    rebuilt,   ///< frozen, and made again from the base or a seed: adapter files leave it out, training states hold it
 };
 
 /// Shape of a tensor on disk, at most four dimensions. rank 0 means: as the matrix is in memory.
@@ -154,7 +155,7 @@ template <class Method> ParameterCount count_parameters(const Method& method) {
     ParameterCount count;
     Method::each_tensor(method, [&](std::string_view, const auto& tensor, Role role, TensorShape = {}) {
         if (role == Role::trained) count.trained += tensor.size();
-        else if (role == Role::frozen) count.frozen += tensor.size();
+        else if (role == Role::frozen || role == Role::rebuilt) count.frozen += tensor.size();
     });
     return count;
 }

@@ -22,12 +22,13 @@ inline namespace PEFT_ISA_NAME {
 /// tensor. Methods are made at attach, when the shape of the layer is known. A call that throws changes nothing.
 template <Scalar T> class LoadedAdapter {
 public:
-    LoadedAdapter(std::vector<RegistryEntry<T>> entries, const std::string& directory)
+    LoadedAdapter(std::vector<RegistryEntry<T>> entries, const std::string& directory, const LoadOptions& options = {})
         : entries_(std::move(entries)),
+          options_(options),
           config_path_(directory + "/adapter_config.json"),
           config_text_(read_file(config_path_, config_limit)),
           config_(read_config(config_path_, config_text_)),
-          entry_(&find_method<T>(entries_, config_, config_path_)),
+          entry_(&find_method<T>(entries_, config_, config_path_, options.base)),
           rules_(config_, config_path_),
           file_(open_tensors(directory)) {
         const Metadata metadata = file_.metadata();
@@ -37,7 +38,7 @@ public:
         }
         if (entry_->verify != nullptr) {
             try {
-                entry_->verify(ConfigView(config_));
+                entry_->verify(ConfigView(config_, options_.base));
             } catch (const UnsupportedError& error) {   // the method does not know the file
                 throw UnsupportedError(error.what(), {.file = config_path_});
             } catch (const FormatError& error) {
@@ -59,7 +60,8 @@ public:
     /// FormatError naming file, tensor, expected and found when the file does not fit.
     AnyAdapter<T> method(std::string_view module, LayerShape shape) {
         if (made_.count(std::string(module)) != 0) throw StateError("the adapter of this module was made already", {.file = config_path_, .subject = std::string(module)});
-        LoadContext<T> context(config_, rules_, file_, config_path_, module);
+        LoadContext<T> context(config_, options_, rules_, file_, config_path_, module);
+        context.set_shared_object(shared_);
         std::vector<AnyAdapter<T>> parts;
         const bool full = rules_.saved_in_full(module);
         if (full) {
@@ -81,6 +83,7 @@ public:
         consumed.insert(context.consumed().begin(), context.consumed().end());
         auto made = made_;
         made.insert(std::string(module));
+        shared_ = context.shared_object();
         consumed_.swap(consumed);
         made_.swap(made);
         return result;
@@ -137,7 +140,7 @@ private:
     /// The key of a bias that was trained beside the method: "base_layer.bias" where a method wraps the layer, else "bias".
     std::optional<std::string_view> bias_key(std::string_view module) const {
         if (rules_.bias() == BiasMode::none || (rules_.bias() == BiasMode::adapted && !rules_.targets(module))) return std::nullopt;
-        const LoadContext<T> context(config_, rules_, file_, config_path_, module);
+        const LoadContext<T> context(config_, options_, rules_, file_, config_path_, module);
         const std::string_view key = rules_.targets(module) ? "base_layer.bias" : "bias";
         if (context.find(key) != nullptr) return key;
         return std::nullopt;
@@ -149,27 +152,33 @@ private:
     }
 
     std::vector<RegistryEntry<T>> entries_;
+    LoadOptions options_;
     std::string config_path_;
     std::string config_text_;
     Value config_;
     const RegistryEntry<T>* entry_;
     TargetRules rules_;
     SafetensorsFile file_;
+    std::shared_ptr<void> shared_;   ///< what the methods of all modules hold together
     std::set<std::string> consumed_;
     std::set<std::string> made_;
 };
 
 /// Opens an adapter directory as Hugging Face PEFT writes it: adapter_config.json and adapter_model.safetensors. Everything
 /// is validated before anything is used. Throws FormatError, UnsupportedError (a type this version lacks) or FileError.
-template <Scalar T> LoadedAdapter<T> load_adapter(const std::string& directory) { return {registry<T>(all_methods<T>{}), directory}; }
+/// The file of an adapter that took its start out of the base (PiSSA, OLoRA, ...) is refused unless `options.base` says which
+/// weights it is put on:  load_adapter<float>(dir, {.base = BaseKind::original}).
+template <Scalar T> LoadedAdapter<T> load_adapter(const std::string& directory, const LoadOptions& options = {}) {
+    return {registry<T>(all_methods<T>{}), directory, options};
+}
 
 /// The same with a list of methods of your own: load_adapter<method_list<MyMethod<float>, LoRA<float>>>(dir).
 template <class List>
     requires(!Scalar<List>)
-auto load_adapter(const std::string& directory) {
+auto load_adapter(const std::string& directory, const LoadOptions& options = {}) {
     return [&]<class First, class... Rest>(method_list<First, Rest...> list) {
         using T = typename First::value_type;
-        return LoadedAdapter<T>(registry<T>(list), directory);
+        return LoadedAdapter<T>(registry<T>(list), directory, options);
     }(List{});
 }
 

@@ -17,13 +17,20 @@ PEFT_BEGIN
 namespace io {
 inline namespace PEFT_ISA_NAME {
 
+/// What the caller tells of the model that an adapter is for.
+struct LoadOptions {
+    BaseKind base = BaseKind::unstated;   ///< needed by adapters whose start was taken out of the base
+    LayerShape largest{};                 ///< largest in and largest out of all targets: needed where a file leaves shared projections out
+};
+
 /// What a method is made from: the configuration, and the tensors of one module.
 template <Scalar T> class LoadContext {
 public:
-    LoadContext(const Value& config, const TargetRules& rules, const SafetensorsFile& file, std::string config_path, std::string_view module)
-        : config_(config), rules_(rules), file_(file), config_path_(std::move(config_path)), module_(module) {}
+    LoadContext(const Value& config, const LoadOptions& options, const TargetRules& rules, const SafetensorsFile& file, std::string config_path, std::string_view module)
+        : config_(config), options_(options), rules_(rules), file_(file), config_path_(std::move(config_path)), module_(module) {}
 
     const Value& config() const noexcept { return config_; }
+    const LoadOptions& options() const noexcept { return options_; }
     const TargetRules& rules() const noexcept { return rules_; }
     const std::string& config_path() const noexcept { return config_path_; }
     const std::string& module() const noexcept { return module_; }
@@ -70,15 +77,42 @@ public:
         parameter.assign(MatrixView<const T>(values.data(), parameter.rows(), parameter.cols()));
         consumed_.push_back(info->name);
     }
+    /// The tensor of all modules, "base_model.<key>" or "<key>", as a matrix; empty if the file lacks it. Throws FormatError
+    /// when it has not two dimensions, or is not of floating point.
+    Matrix<T> read_model(std::string_view key) {
+        constexpr std::string_view prefix = "base_model.";
+        const TensorInfo* info = file_.find(std::string(prefix) + std::string(key));
+        if (info == nullptr) info = file_.find(std::string(key));
+        if (info == nullptr) return {};
+        if (info->shape.size() != 2) throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = "two dimensions", .found = detail::dims_text(info->shape)});
+        Matrix<T> values = file_.template read_matrix<T>(info->name);
+        consumed_.push_back(info->name);
+        return values;
+    }
+    /// Names the configuration in an error about the file as a whole.
+    [[noreturn]] void refuse(std::string_view message, ErrorContext what) const {
+        what.file = config_path_;
+        throw FormatError(message, std::move(what));
+    }
+    /// What all modules of the adapter share: made by `make` for the first.
+    template <class Make> auto shared(Make make) {
+        using Pointer = decltype(make());
+        if (shared_ == nullptr) shared_ = make();
+        return std::static_pointer_cast<typename Pointer::element_type>(shared_);
+    }
+    const std::shared_ptr<void>& shared_object() const noexcept { return shared_; }
+    void set_shared_object(std::shared_ptr<void> object) { shared_ = std::move(object); }
 
 private:
     const Value& config_;
+    const LoadOptions& options_;
     const TargetRules& rules_;
     const SafetensorsFile& file_;
     std::string config_path_;
     std::string module_;
     std::string why_ = "nothing of this module, though target_modules names it";
     std::vector<std::string> consumed_;
+    std::shared_ptr<void> shared_;
 };
 
 }  // namespace PEFT_ISA_NAME
@@ -124,6 +158,17 @@ void read_field(const ConfigField<Options, Member>& field, const io::LoadContext
         }
     }
 }
+template <Scalar T, class Options> void read_field(const ComputedField<Options>& field, const io::LoadContext<T>& context, Options& options) {
+    const Value* value = context.config().find(field.key);
+    if (value == nullptr || value->is_null()) return;
+    try {
+        field.read(*value, options);
+    } catch (const UnsupportedError& error) {
+        throw UnsupportedError(error.what(), {.file = context.config_path()});
+    } catch (const FormatError& error) {
+        throw FormatError(error.what(), {.file = context.config_path()});
+    }
+}
 template <Scalar T, class Options> void read_field(const FixedField& field, const io::LoadContext<T>& context, Options&) {
     const Value* value = context.config().find(field.key);
     if (value == nullptr || value->is_null()) return;
@@ -148,9 +193,17 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
         }
     };
     M method = build();
-    M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role, TensorShape on_disk = {}) {
+    if constexpr (requires { hf_format<M>::shared(options, context); }) {
+        try {
+            method.share(context.shared([&] { return hf_format<M>::shared(options, context); }));
+        } catch (const ShapeError& error) {
+            context.refuse(error.what(), {.subject = context.module()});
+        }
+    }
+    M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape on_disk = {}) {
+        if (role == Role::shared || role == Role::rebuilt) return;
         if constexpr (std::is_same_v<typename P::value_type, T>) {
-            context.read(key_of(hf_format<M>::keys, name), on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
+            context.read(key_of(hf_format<M>::keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
         }
     });
     return AnyAdapter<T>(std::move(method));
@@ -186,11 +239,11 @@ template <Scalar T, class... Methods> std::vector<RegistryEntry<T>> registry(met
 
 /// The entry that claims a configuration. Throws FormatError when peft_type is missing or no text, UnsupportedError when
 /// no method of the list has it.
-template <Scalar T> const RegistryEntry<T>& find_method(const std::vector<RegistryEntry<T>>& entries, const Value& config, const std::string& path) {
+template <Scalar T> const RegistryEntry<T>& find_method(const std::vector<RegistryEntry<T>>& entries, const Value& config, const std::string& path, BaseKind base = BaseKind::unstated) {
     const Value* type = config.find("peft_type");
     if (type == nullptr) throw FormatError("the configuration names no method", {.file = path, .subject = "peft_type", .expected = "a string", .found = "nothing"});
     if (!type->is_string()) throw FormatError("the configuration names no method", {.file = path, .subject = "peft_type", .expected = "a string", .found = type->describe()});
-    const ConfigView view(config);
+    const ConfigView view(config, base);
     std::string supported;
     for (const RegistryEntry<T>& entry : entries) {
         if (entry.peft_type == type->as_string() && (entry.claims == nullptr || entry.claims(view))) return entry;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -166,21 +167,37 @@ private:
                     values.scope = field.scope;
                     values.modules.emplace_back(entry.module, field.value);
                 }
-                for (const DescribedTensor<T>& tensor : part.tensors) append(entry.module + "." + tensor.key, tensor);
+                for (const DescribedTensor<T>& tensor : part.tensors) {
+                    if (tensor.role == Role::rebuilt) continue;
+                    if (tensor.of_model) append_shared(entry.module, tensor);
+                    else append("base_model.model." + entry.module + "." + tensor.key, tensor);
+                }
                 continue;
             }
             const bool whole = std::any_of(part.tensors.begin(), part.tensors.end(), [](const auto& tensor) { return tensor.key == "weight"; });
             if (whole) saved_in_full_.push_back(entry.module);
             else (methods == 0 ? other_biases_ : target_biases_) += 1;
             for (const DescribedTensor<T>& tensor : part.tensors) {
-                append(entry.module + (whole || methods == 0 ? "." : ".base_layer.") + tensor.key, tensor);
+                append("base_model.model." + entry.module + (whole || methods == 0 ? "." : ".base_layer.") + tensor.key, tensor);
             }
         }
     }
 
+    /// A tensor of all modules stands in the file once, so all must hold the same one.
+    void append_shared(const std::string& module, const DescribedTensor<T>& tensor) {
+        const std::string name = "base_model." + tensor.key;
+        for (const TensorData& other : tensors_) {
+            if (other.name != name) continue;
+            const auto mine = std::as_bytes(std::as_const(tensor.values->value).flat());
+            if (mine.data() == other.bytes.data() || (mine.size() == other.bytes.size() && std::memcmp(mine.data(), other.bytes.data(), mine.size()) == 0)) return;
+            throw OptionError("modules of one file must share this tensor", {.subject = module + ": " + tensor.key, .expected = "one object given to all of them"});
+        }
+        append(name, tensor);
+    }
+
     void append(const std::string& name, const DescribedTensor<T>& tensor) {
         TensorData saved;
-        saved.name = "base_model.model." + name;
+        saved.name = name;
         saved.shape.assign(tensor.shape.extent.begin(), tensor.shape.extent.begin() + static_cast<std::ptrdiff_t>(tensor.shape.rank));
         if (tensor.values != nullptr) {
             saved.dtype = dtype_of<T>();

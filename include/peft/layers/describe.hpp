@@ -14,7 +14,8 @@ PEFT_BEGIN
 
 /// A tensor of a method as files hold it. Shares the numbers with the layer: later training is seen.
 template <Scalar T> struct DescribedTensor {
-    std::string key;      ///< after "<module>."
+    std::string key;      ///< after "<module>.", or the whole name
+    bool of_model = false;
     TensorShape shape;    ///< on disk, never of rank 0
     Role role = Role::trained;
     std::shared_ptr<typename Parameter<T>::State> values;                 ///< numbers, or
@@ -42,9 +43,9 @@ namespace detail {
 
 template <class M> concept HasFormat = requires { hf_format<M>::peft_type; };
 
-inline std::string_view key_of(std::span<const TensorKey> keys, std::string_view tensor) {
+inline const TensorKey& key_of(std::span<const TensorKey> keys, std::string_view tensor) {
     for (const TensorKey& key : keys) {
-        if (key.tensor == tensor) return key.key;
+        if (key.tensor == tensor) return key;
     }
     throw StateError("the format table of the method lacks this tensor", {.subject = std::string(tensor)});
 }
@@ -53,6 +54,9 @@ template <class Options, class Member> DescribedField describe_field(const Confi
     const Member& value = options.*field.option;
     if constexpr (std::is_same_v<Member, bool> || std::is_same_v<Member, double>) return {std::string(field.key), Value(value), field.scope};
     else return {std::string(field.key), Value(static_cast<std::int64_t>(value)), field.scope};
+}
+template <class Options> DescribedField describe_field(const ComputedField<Options>& field, const Options& options) {
+    return {std::string(field.key), field.write(options), Scope::model};
 }
 template <class Options> DescribedField describe_field(const FixedField& field, const Options&) { return {std::string(field.key), Value(field.value), Scope::model}; }
 
@@ -63,7 +67,9 @@ template <HasFormat M> Description<typename M::value_type> describe(M& method) {
     std::apply([&](const auto&... field) { (..., description.fields.push_back(describe_field(field, method.options()))); }, hf_format<M>::fields);
     M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape shape = {}) {
         DescribedTensor<T> described;
-        described.key = std::string(key_of(hf_format<M>::keys, name));
+        const TensorKey& key = key_of(hf_format<M>::keys, name);
+        described.key = std::string(key.key);
+        described.of_model = key.of_model;
         described.shape = shape.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : shape;
         described.role = role;
         if constexpr (std::is_same_v<typename P::value_type, T>) described.values = tensor.state();
