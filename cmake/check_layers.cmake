@@ -32,7 +32,7 @@ set(allow_peft.hpp  fwd.hpp core simd kernels linalg forms linear adapters layer
 # Third-party headers: where they may be included at all.
 set(third_party_rules
     "^nlohmann/=io"
-    "^(Eigen|unsupported)/=linalg ext"
+    "^(Eigen|unsupported)/=ext"
     "^xtensor/|^xtl/=ext"
     "^mpi\\.h=ext"
     "^cblas=ext")

@@ -32,7 +32,8 @@ endfunction()
 
 expect("accepted" core/ok.hpp "#pragma once\n#include <peft/core/shape.hpp>\n\n#include <vector>\n")
 expect("accepted" layers/merge.hpp "#pragma once\n#include <peft/linear/dense.hpp>\n")
-expect("accepted" linalg/svd.hpp "#pragma once\n#if __has_include(<Eigen/SVD>)\n#include <Eigen/SVD>\n#endif\n")
+expect("accepted" ext/eigen.hpp "#pragma once\n#if __has_include(<Eigen/Core>)\n#include <Eigen/Core>\n#endif\n")
+expect("<Eigen/SVD> may be included only below ext" linalg/svd.hpp "#pragma once\n#include <Eigen/SVD>\n")
 expect("core/bad.hpp:3: core must not include <peft/linear/dense.hpp>" core/bad.hpp
        "#pragma once\n\n#include <peft/linear/dense.hpp>\n")
 expect("adapters/low_rank/lora.hpp:2: adapters must not include <peft/linear/dense.hpp>" adapters/low_rank/lora.hpp

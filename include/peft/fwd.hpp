@@ -14,8 +14,11 @@ template <Scalar T, StorageScalar S> class DenseLinearView;
 template <Scalar T, StorageScalar S> class TransposedLinear;
 template <Scalar T> class MergePlan;
 template <Scalar T> struct MergeRecord;
+template <Scalar T> struct Qr;
+template <Scalar T> struct Svd;
 struct LayerShape;
 struct MergeReport;
+struct RandomizedSvdOptions;
 class Value;
 
 PEFT_END

@@ -9,6 +9,10 @@
 #include <peft/layers/chain.hpp>
 #include <peft/layers/merge.hpp>
 #include <peft/layers/per_row.hpp>
+#include <peft/linalg/polar.hpp>
+#include <peft/linalg/qr.hpp>
+#include <peft/linalg/randomized_svd.hpp>
+#include <peft/linalg/svd.hpp>
 #include <peft/linear/dense.hpp>
 #include <peft/linear/dense_view.hpp>
 #include <peft/optim/adamw.hpp>
