@@ -35,6 +35,8 @@ template <Scalar T> class IA3;
 template <Scalar T> class LoRA;
 template <Scalar T> class SGD;
 template <Scalar T> class SSF;
+template <Scalar T> struct SharedProjection;
 template <Scalar T> class Trained;
+template <Scalar T> class VeRA;
 
 PEFT_ISA_END

@@ -4,6 +4,9 @@
 #include <peft/adapters/full/trained.hpp>
 #include <peft/adapters/low_rank/dora.hpp>
 #include <peft/adapters/low_rank/lora.hpp>
+#include <peft/adapters/low_rank/olora.hpp>
+#include <peft/adapters/low_rank/pissa.hpp>
+#include <peft/adapters/shared_basis/vera.hpp>
 
 PEFT_ISA_BEGIN
 
@@ -16,7 +19,10 @@ using all_methods = method_list<
     DoRA<T>,
     IA3<T>,
     LoRA<T>,
+    OLoRA<T>,
+    PiSSA<T>,
     SSF<T>,
-    Trained<T>>;
+    Trained<T>,
+    VeRA<T>>;
 
 PEFT_ISA_END

@@ -57,11 +57,79 @@ void backward(const Call<A>& call, Factors<T> f, Gradients<T> gradients, T scale
     low_rank_down_input_gradient<T>(h, f.a, mask, dx);
 }
 
+/// Trained diagonals around frozen factors: W' = W + diag(out) B diag(rank) A.
+template <Scalar T> struct Diagonals {
+    std::span<const T> rank;
+    std::span<const T> out;
+};
+
+/// y += diag(out) (diag(rank) drop(x) A^T) B^T row by row; keeps u = drop(x) A^T.
+template <class A, Scalar T>
+void forward(const Call<A>& call, Factors<T> f, Diagonals<T> d, const DropoutMask& mask, MatrixView<const T> x, MatrixView<T> y, Cache<T>& cache) {
+    cache.u = call.keep.template matrix<T>(x.rows(), f.a.rows());
+    low_rank_down<T>(x, mask, f.a, cache.u);
+    constexpr std::size_t block = 128;   // rows of y made beside it
+    for (std::size_t first = 0; first < x.rows(); first += block) {
+        const std::size_t count = std::min(block, x.rows() - first);
+        ArenaScope scope(call.scratch);
+        const auto inner = scope.matrix<T>(count, f.a.rows());
+        copy<T>(cache.u.rows(first, count), inner);
+        scale_columns<T>(d.rank, inner);
+        const auto change = scope.matrix<T>(count, y.cols());
+        multiply_nt<T, T>(inner, f.b, change);
+        scale_columns<T>(d.out, change);
+        axpy<T>(T(1), change, y.rows(first, count));
+    }
+}
+
+/// Adds the gradients of the diagonals and dx. With U = u diag(rank) and h = dy diag(out) B (n x rank):
+///   d(out)_o += B_o . (dy^T U)_o,  d(rank)_k += sum_t u_tk h_tk,  dx += drop(h diag(rank) A).
+template <class A, Scalar T>
+void backward(const Call<A>& call, Factors<T> f, Diagonals<T> d, std::span<T> d_rank, std::span<T> d_out, const DropoutMask& mask,
+              MatrixView<const T> x, MatrixView<const T> dy, MatrixView<T> dx, const Cache<T>& cache) {
+    ArenaScope scope(call.scratch);
+    const std::size_t rank = f.a.rows();
+    const auto inner = scope.matrix<T>(x.rows(), rank);
+    copy<T>(cache.u, inner);
+    scale_columns<T>(d.rank, inner);
+    const auto products = scope.matrix<T>(f.b.rows(), rank);
+    multiply_tn<T>(dy, inner, products);
+    for (std::size_t o = 0; o < f.b.rows(); ++o) d_out[o] += dot<T>(f.b.row_span(o), std::span<const T>(products.row_span(o)));
+    for (std::size_t o = 0; o < f.b.rows(); ++o) {   // diag(out) B where the products were
+        for (std::size_t k = 0; k < rank; ++k) products(o, k) = d.out[o] * f.b(o, k);
+    }
+    multiply_nn<T, T>(dy, MatrixView<const T>(products), inner);
+    add_column_dots<T>(cache.u, inner, d_rank);
+    scale_columns<T>(d.rank, inner);
+    low_rank_down_input_gradient<T>(inner, f.a, mask, dx);
+}
+
+/// y += s * x A^T B^T with factors that nobody trains: nothing is kept.
+template <Scalar T> void add_fixed(Arena& scratch, Factors<T> f, T scale, MatrixView<const T> x, MatrixView<T> y) {
+    ArenaScope scope(scratch);
+    const auto u = scope.matrix<T>(x.rows(), f.a.rows());
+    low_rank_down<T>(x, {}, f.a, u);
+    low_rank_up<T>(u, f.b, scale, y);
+}
+/// dx += s * dy B A
+template <Scalar T> void add_fixed_backward(Arena& scratch, Factors<T> f, T scale, MatrixView<const T> dy, MatrixView<T> dx) {
+    ArenaScope scope(scratch);
+    const auto h = scope.matrix<T>(dy.rows(), f.a.rows());
+    multiply_nn<T, T>(dy, f.b, h, {.scale = scale, .accumulate = false, .bias = {}});
+    low_rank_down_input_gradient<T>(h, f.a, {}, dx);
+}
+
 /// W' = W + s B A, and b' = b + s c when a bias c is given. Throws nothing; holds copies.
 template <Scalar T> class Plan final : public MergePlan<T> {
 public:
     Plan(Factors<T> f, T scale, std::span<const T> bias = {})
         : a_(f.a), b_(f.b), bias_(MatrixView<const T>(bias.data(), bias.empty() ? 0 : 1, bias.size())), scale_(scale) {}
+
+    /// W' = W + diag(out) B diag(rank) A
+    Plan(Factors<T> f, Diagonals<T> d) : Plan(f, T(1)) {
+        for (std::size_t k = 0; k < a_.rows(); ++k) peft::scale<T>(d.rank[k], a_.rows(k, 1));
+        for (std::size_t o = 0; o < b_.rows(); ++o) peft::scale<T>(d.out[o], b_.rows(o, 1));
+    }
 
     LayerShape shape() const noexcept override { return {a_.cols(), b_.rows()}; }
     const char* non_finite() const noexcept override {

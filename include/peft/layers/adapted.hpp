@@ -71,6 +71,7 @@ public:
             throw StateError("this method reads the weight of its base, and this base is not a plain readable layer", {.subject = "adapt"});
         }
         if constexpr (requires(Method& m) { m.start(view(), stream_); }) method_.start(view(), stream_);
+        rebase();
         refresh();
     }
 
@@ -343,6 +344,24 @@ public:
         return result;
     }
 
+    // --- a start taken out of the base
+
+    /// True while the base holds what is left without the method's start.
+    bool rebased() const noexcept { return rebase_ != nullptr; }
+    /// Gives the base the bits back that it had before a method with {.rebase = true} took its start out of it. The layer goes
+    /// on computing the same map, in delta form. StateError, with nothing changed, when the base holds its own bits already,
+    /// when the layer is merged, or when somebody wrote to the base.
+    void restore_base()
+        requires WritableLinear<BaseType> && detail::Rebasable<Method>
+    {
+        if (!rebased()) throw StateError("the base holds its own weights", {.subject = "restore_base"});
+        if (merged()) throw StateError("the layer is merged; unmerge it first", {.subject = "restore_base"});
+        unmerge_from(base(), *rebase_);
+        rebase_.reset();
+        method_.set_rebased(false);
+        refresh();
+    }
+
     // --- as a base of another layer
 
     void read_rows(std::size_t first, MatrixView<T> rows) const
@@ -379,6 +398,11 @@ public:
         requires requires(BaseType& b) { b.ensure_bias(); b.drop_bias(); }
     {
         base().drop_bias();
+    }
+    std::shared_ptr<const char> join() const
+        requires requires(const BaseType& b) { b.join(); }
+    {
+        return base().join();
     }
     std::uint64_t merge_token() const
         requires requires(const BaseType& b) { b.merge_token(); }
@@ -467,6 +491,23 @@ private:
         else linear_access<BaseType>::backward_input(base(), dy, dx);
     }
 
+    /// Takes the start of a method that asks for it out of the base.
+    void rebase() {
+        if constexpr (detail::Rebasable<Method>) {
+            method_.set_rebased(false);   // a copy of a method of another layer
+            if (!method_.wants_rebase()) return;
+            if constexpr (WritableLinear<BaseType> && !detail::is_adapted_v<BaseType>) {
+                if (users_.use_count() > 2) throw StateError("another layer uses this base; the method can have it in delta form only", {.subject = "adapt: rebase"});
+                auto record = std::make_unique<MergeRecord<T>>();
+                *record = merge_into(base(), method_.rebase_plan());
+                rebase_ = std::move(record);
+                method_.set_rebased(true);
+            } else {
+                throw StateError("this base cannot be written; the method can have it in delta form only", {.subject = "adapt: rebase"});
+            }
+        }
+    }
+
     void refresh() {
         if constexpr (detail::HasDerived<Method>) {
             const std::uint64_t version = detail::version_of(method_);
@@ -499,6 +540,8 @@ private:
     std::uint64_t derived_version_ = 0;   // 0: not made
     std::uint64_t derived_token_ = 0;
     std::shared_ptr<const char> identity_ = std::make_shared<const char>('\0');   // known by its address, which stays when the layer moves
+    std::shared_ptr<const char> users_ = detail::join_base(base());   // the base's share and those of all layers on it
+    std::unique_ptr<MergeRecord<T>> rebase_;
     std::unique_ptr<MergeRecord<T>> record_;
     bool merged_inner_ = false;
 };

@@ -44,6 +44,9 @@ public:
     bool rewrites_output_gradient() const { return model_->rewrites_output_gradient(); }
     bool changes_bias() const { return model_->changes_bias(); }
     bool needs_readable_base() const { return model_->needs_readable_base(); }
+    bool wants_rebase() const { return model_->wants_rebase(); }
+    PlanPointer<T> rebase_plan() const { return model_->rebase_plan(); }
+    void set_rebased(bool rebased) { model_->set_rebased(rebased); }
 
     void start(const BaseView<T>& base, std::uint64_t stream) { model_->start(base, stream); }
     void derive(const BaseView<T>& base, Derived& derived) const { model_->derive(base, derived.data); }
@@ -92,6 +95,9 @@ private:
         virtual bool rewrites_output_gradient() const = 0;
         virtual bool changes_bias() const = 0;
         virtual bool needs_readable_base() const = 0;
+        virtual bool wants_rebase() const = 0;
+        virtual PlanPointer<T> rebase_plan() const = 0;
+        virtual void set_rebased(bool) = 0;
         virtual void start(const BaseView<T>&, std::uint64_t) = 0;
         virtual void derive(const BaseView<T>&, std::shared_ptr<void>&) const = 0;
         virtual void adapt_input(const Call<AnyAdapter>&, MatrixView<const T>, MatrixView<T>) const = 0;
@@ -118,6 +124,18 @@ private:
         bool rewrites_output_gradient() const override { return detail::rewrites_output_gradient(method); }
         bool changes_bias() const override { return detail::changes_bias(method); }
         bool needs_readable_base() const override { return detail::reads_base(method); }
+        bool wants_rebase() const override {
+            if constexpr (detail::Rebasable<M>) return method.wants_rebase();
+            else return false;
+        }
+        PlanPointer<T> rebase_plan() const override {
+            if constexpr (detail::Rebasable<M>) return method.rebase_plan();
+            else return nullptr;
+        }
+        void set_rebased(bool rebased) override {
+            if constexpr (detail::Rebasable<M>) method.set_rebased(rebased);
+            else static_cast<void>(rebased);
+        }
         void start(const BaseView<T>& base, std::uint64_t stream) override {
             if constexpr (requires { method.start(base, stream); }) method.start(base, stream);
         }

@@ -13,7 +13,7 @@ PEFT_ISA_BEGIN
 /// A method sees the input that the input methods above it leave. Merged in order, in one pass over the weight. The
 /// norms of a DoRA above others are still those of the original base.
 /// Throws OptionError when empty, when a method that replaces the base is not the first, or when a DoRA stands above a method
-/// that changes the bias; ShapeError when shapes differ.
+/// that changes the bias, or when a method asks for a rebase; ShapeError when shapes differ.
 template <Scalar T> class Chain {
 public:
     using value_type = T;
@@ -36,6 +36,7 @@ public:
                                   {.subject = "chain", .found = "position " + std::to_string(k)});
             }
             bias_changes = bias_changes || parts_[k].changes_bias();
+            if (parts_[k].wants_rebase()) throw OptionError("methods of a chain share the base and cannot change it", {.subject = "chain: rebase", .expected = "false", .found = "true"});
             expect_shape("chain", parts_[k].shape().out, parts_[k].shape().in, shape().out, shape().in);
             if (k != 0 && parts_[k].replaces_base()) {
                 throw OptionError("a method that replaces the base must come first", {.subject = "chain", .expected = "position 0", .found = std::to_string(k)});

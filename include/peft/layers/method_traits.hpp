@@ -64,6 +64,15 @@ template <class M> bool reads_base(const M& method) {
     else return reads_base_v<M>;
 }
 
+/// A method that may ask for a changed base: wants_rebase(), rebase_plan(), set_rebased(bool).
+template <class M> concept Rebasable = requires(M& m, const M& c) { c.wants_rebase(); c.rebase_plan(); m.set_rebased(true); };
+
+/// A share in the mark that a base gives to every layer on it; nullptr from a base without one.
+template <class B> std::shared_ptr<const char> join_base(const B& base) {
+    if constexpr (requires { base.join(); }) return base.join();
+    else return nullptr;
+}
+
 template <class B> struct tape_of { using type = Nothing; };
 template <TapedLinear B> struct tape_of<B> { using type = typename B::Tape; };
 

@@ -2,12 +2,28 @@
 #include <peft/linear/weight.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 
 PEFT_BEGIN
 
 namespace detail {
+
+/// Counts the layers on a base: each holds a share in the mark. A copy of the base has no layers yet.
+class BaseUsers {
+public:
+    BaseUsers() : mark_(std::make_shared<char>()) {}
+    BaseUsers(const BaseUsers&) : BaseUsers() {}
+    BaseUsers(BaseUsers&&) noexcept = default;
+    BaseUsers& operator=(const BaseUsers&) noexcept { return *this; }
+    BaseUsers& operator=(BaseUsers&&) noexcept { return *this; }   // the layers on the target stay on it
+    ~BaseUsers() = default;
+    std::shared_ptr<const char> join() const noexcept { return mark_; }
+
+private:
+    std::shared_ptr<char> mark_;
+};
 
 /// What the owning dense bases share: storage, optional bias, and the token of the last merge.
 template <Scalar T, StorageScalar S, bool stored_transposed> class OwnedLinear {
@@ -61,12 +77,15 @@ public:
     }
     PEFT_INLINE std::uint64_t merge_token() const noexcept { return merge_token_; }
     PEFT_INLINE void set_merge_token(std::uint64_t token) noexcept { merge_token_ = token; }
+    /// What a layer holds as long as it is on this base.
+    std::shared_ptr<const char> join() const noexcept { return users_.join(); }
 
 private:
     Matrix<S> weight_;
     Matrix<T> bias_;
     bool has_bias_ = false;
     std::uint64_t merge_token_ = 0;
+    BaseUsers users_;
 };
 
 }  // namespace detail

@@ -113,19 +113,35 @@ struct LoRAFormat {
     static constexpr std::array neutral{"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "loftq_config", "megatron_config",
                                         "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"};
 
-    /// init_lora_weights names where A and B started; those that changed the base cannot be read as plain LoRA.
-    static void verify(const ConfigView& config) {
+    /// Throws UnsupportedError for a feature that no method of this type has, FormatError for a wrong value.
+    static void verify_features(const ConfigView& config) {
         for (const std::string_view key : neutral) config.expect_neutral(key);
         config.expect_flag("fan_in_fan_out");
         config.expect_number("lora_dropout", [](double p) { return p >= 0 && p < 1; }, "a number in [0, 1)");
-        const Value* init = config.value().find("init_lora_weights");
-        if (init == nullptr || !init->is_string()) return;
-        const std::string& name = init->as_string();
-        for (const std::string_view harmless : {"gaussian", "eva", "orthogonal"}) {
+    }
+    /// True for a start that can be taken out of the original base again: for the method that knows how.
+    static bool repeats_start(const ConfigView& config) {
+        const std::string_view name = config.text("init_lora_weights");
+        return config.base() == BaseKind::original && (name.starts_with("pissa") || name == "olora");
+    }
+    /// init_lora_weights names where A and B started. Those that changed the base are a plain LoRA on the changed base only.
+    static void verify(const ConfigView& config) {
+        verify_features(config);
+        const std::string_view name = config.text("init_lora_weights");
+        for (const std::string_view harmless : {"", "gaussian", "eva", "orthogonal"}) {
             if (name == harmless) return;
         }
-        throw UnsupportedError("the factors are relative to a changed base (or not plain LoRA), and would compute something else on the original one",
-                               {.subject = "init_lora_weights", .expected = "true, false, \"gaussian\", \"eva\" or \"orthogonal\"; save a converted adapter", .found = name});
+        const bool known = name.starts_with("pissa") || name == "olora" || name == "corda" || name == "lora_ga" || name == "loftq";
+        if (!known) {
+            throw UnsupportedError("no such start is known", {.subject = "init_lora_weights", .expected = "true, false, gaussian, eva, orthogonal, pissa, olora, corda, lora_ga or loftq",
+                                   .found = std::string(name)});
+        }
+        if (config.base() == BaseKind::residual) return;
+        if (config.base() == BaseKind::original) {
+            throw UnsupportedError("this start cannot be taken out of the base again", {.subject = "init_lora_weights", .expected = "BaseKind::residual, or a converted adapter", .found = std::string(name)});
+        }
+        throw FormatError("the factors are relative to a base that their start was taken out of; say which base you hold: load_adapter(dir, {.base = BaseKind::original or BaseKind::residual})",
+                          {.subject = "init_lora_weights", .found = std::string(name)});
     }
 };
 
@@ -136,7 +152,7 @@ template <Scalar T> struct hf_format<LoRA<T>> {
     static constexpr std::tuple fields{ConfigField{"r", &O::rank, Scope::rank}, ConfigField{"lora_alpha", &O::alpha, Scope::alpha},
                                        ConfigField{"lora_dropout", &O::dropout}, ConfigField{"use_rslora", &O::rank_stabilized},
                                        ConfigField{"lora_bias", &O::bias}, FixedField{"use_dora", false}};
-    static bool claims(const ConfigView& config) { return !config.flag("use_dora"); }
+    static bool claims(const ConfigView& config) { return !config.flag("use_dora") && !LoRAFormat::repeats_start(config); }
     static void verify(const ConfigView& config) { LoRAFormat::verify(config); }
 };
 
