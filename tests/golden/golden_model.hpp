@@ -59,15 +59,20 @@ template <class T> peft::Matrix<T> apply(Activation a, const peft::Matrix<T>& x)
 
 template <class T, class Base> using Modules = std::vector<std::unique_ptr<Module<T, Base>>>;
 
-/// The base layer of a module: the original weights where the case has them (training or wrapping changed the base).
-template <class T, class Base> Base read_base(const Case<T>& c, const std::string& key) {
-    const auto name = [&](const std::string& suffix) { return (c.has("orig." + key + suffix) ? "orig." : "base.") + key + suffix; };
+/// The base layer of a module: the original weights where the case has them (training or wrapping changed the base), unless
+/// the residual ones are asked for.
+template <class T, class Base> Base read_base(const Case<T>& c, const std::string& key, bool residual = false) {
+    const auto name = [&](const std::string& suffix) {
+        const std::string end = key + suffix;
+        if (residual) return (c.has("residual." + end) ? "residual." : "base.") + end;
+        return (c.has("orig." + end) ? "orig." : "base.") + end;
+    };
     peft::Matrix<T> weight = c.input(name("weight"));
     return c.has(name("bias")) ? Base(std::move(weight), c.input(name("bias"))) : Base(std::move(weight));
 }
 
-template <class T, class Base> std::unique_ptr<Module<T, Base>> make_module(const Case<T>& c, std::string name, const std::string& key, Activation after) {
-    return std::unique_ptr<Module<T, Base>>(new Module<T, Base>{std::move(name), key, read_base<T, Base>(c, key), after, nullptr, nullptr, {}, {}});
+template <class T, class Base> std::unique_ptr<Module<T, Base>> make_module(const Case<T>& c, std::string name, const std::string& key, Activation after, bool residual = false) {
+    return std::unique_ptr<Module<T, Base>>(new Module<T, Base>{std::move(name), key, read_base<T, Base>(c, key, residual), after, nullptr, nullptr, {}, {}});
 }
 
 /// y in inference.

@@ -59,7 +59,7 @@ void perturb(const std::string& path, const std::string& name) {
 }
 
 /// Names of a file's tensors that the replay reads.
-std::vector<std::string> used_names(const std::string& path, bool adapter_file) {
+std::vector<std::string> used_names(const std::string& path, bool adapter_file, bool both_bases) {
     const peft::io::SafetensorsFile file(path);
     std::set<std::string> all;
     for (const auto& info : file.tensors()) all.insert(info.name);
@@ -70,13 +70,13 @@ std::vector<std::string> used_names(const std::string& path, bool adapter_file) 
             if (file_holds_it) continue;                       // a copy of what the adapter directory holds
         }
         const bool original = name.starts_with("base.") && all.count("orig." + name.substr(5)) != 0;
-        if (original) continue;                                // the replay starts from the original
+        if (original && !both_bases) continue;                                // the replay starts from the original
         names.push_back(name);
     }
     return names;
 }
 
-void check_case(const std::string& folder, const std::string& name, const std::set<std::string>& not_felt = {}) {
+void check_case(const std::string& folder, const std::string& name, const std::set<std::string>& not_felt = {}, bool both_bases = false) {
     const std::filesystem::path source = std::filesystem::path(PEFT_TEST_DATA) / "golden" / folder / name;
     REQUIRE(golden::replay<double>(source.string()).verdict == Result::Verdict::ok);
     std::vector<std::string> files{"tensors.safetensors"};
@@ -84,7 +84,7 @@ void check_case(const std::string& folder, const std::string& name, const std::s
         if (entry.path().filename() == "adapter_model.safetensors") files.push_back(std::filesystem::relative(entry.path(), source).string());
     }
     for (const std::string& file : files) {
-        for (const std::string& tensor : used_names((source / file).string(), file != "tensors.safetensors")) {
+        for (const std::string& tensor : used_names((source / file).string(), file != "tensors.safetensors", both_bases)) {
             if (not_felt.count(tensor) != 0) continue;
             const Copy copy(source);
             perturb(copy.path() + "/" + file, tensor);
@@ -105,6 +105,10 @@ TEST_CASE("golden replay: a tensor that is off by a thousandth fails its case", 
     check_case("data", "lora_mixed_batch");
     check_case("data", "lora_modules_to_save", {"base.head.weight", "base.head.bias"});   // replaced by the trained ones
     check_case("data", "lora_bias_all", {"orig.fc1.bias", "orig.fc2.bias"});              // replaced by the trained ones
+    check_case("data", "lora_init_pissa", {}, true);
+    check_case("data", "vera");
+    check_case("data", "vera_nosave");
+    check_case("data", "convert_pissa");
     check_case("data_methods", "ssf_mlp");
     check_case("data_methods", "loralib_linear");
 }

@@ -39,10 +39,35 @@ template <class T> struct NamedAdapter {
     std::unique_ptr<peft::io::LoadedAdapter<T>> loaded;
 };
 
-template <class T> std::vector<NamedAdapter<T>> open_adapters(const Case<T>& c) {
+/// Where the factors start, if init_lora_weights says so by name.
+inline std::string start_of(const std::string& directory) {
+    const std::string path = directory + "/adapter_config.json";
+    if (!std::filesystem::exists(path)) return {};
+    const peft::Value config = peft::io::parse_json(peft::io::read_file(path, 1u << 24), path);
+    return std::string(peft::ConfigView(config).text("init_lora_weights"));
+}
+inline bool taken_from_base(const std::string& start) { return start.starts_with("pissa") || start == "olora" || start == "corda" || start == "lora_ga"; }
+inline bool repeatable(const std::string& start) { return start.starts_with("pissa") || start == "olora"; }
+
+/// Opens a directory, telling of the model what the case knows: the largest of the targets.
+template <class T> peft::io::LoadedAdapter<T> open_adapter(const Case<T>& c, const std::vector<Stage>& stages, const std::string& directory, peft::BaseKind base) {
+    peft::io::LoadOptions options{.base = base, .largest = {}};
+    const auto probe = peft::io::load_adapter<T>(directory, options);
+    for (const Stage& stage : stages) {
+        const std::string weight = std::string("base.") + stage.module + ".weight";
+        if (!probe.targets(stage.module) || !c.has(weight)) continue;
+        const auto w = c.input(weight);
+        const bool transposed = c.text("model") == "mlp_conv1d";
+        options.largest.in = std::max(options.largest.in, transposed ? w.rows() : w.cols());
+        options.largest.out = std::max(options.largest.out, transposed ? w.cols() : w.rows());
+    }
+    return peft::io::load_adapter<T>(directory, options);
+}
+
+template <class T> std::vector<NamedAdapter<T>> open_adapters(const Case<T>& c, const std::vector<Stage>& stages, peft::BaseKind base) {
     std::vector<NamedAdapter<T>> adapters;
     const auto open = [&](const std::string& name, const std::string& directory) {
-        adapters.push_back({name, directory, std::make_unique<peft::io::LoadedAdapter<T>>(peft::io::load_adapter<T>(directory))});
+        adapters.push_back({name, directory, std::make_unique<peft::io::LoadedAdapter<T>>(open_adapter<T>(c, stages, directory, base))});
     };
     const peft::Value* directories = c.json().find("adapter_dirs");
     if (directories == nullptr) {
@@ -70,12 +95,13 @@ template <class T> std::vector<NamedAdapter<T>> open_adapters(const Case<T>& c) 
     return adapters;
 }
 
-template <class T, class Base> Outcome replay_peft(Case<T>& c, const std::vector<Stage>& stages) {
+template <class T, class Base> Outcome replay_peft(Case<T>& c, const std::vector<Stage>& stages, peft::BaseKind base = peft::BaseKind::unstated) {
     if (c.json().find("weights") != nullptr) throw Unsupported{"weighted combination of adapters"};
     Outcome outcome;
-    auto adapters = open_adapters(c);
+    auto adapters = open_adapters(c, stages, base);
     Modules<T, Base> modules;
-    for (const Stage& stage : stages) modules.push_back(make_module<T, Base>(c, stage.module, std::string(stage.module) + ".", stage.after));
+    const bool residual = base == peft::BaseKind::residual;
+    for (const Stage& stage : stages) modules.push_back(make_module<T, Base>(c, stage.module, std::string(stage.module) + ".", stage.after, residual));
 
     if (const peft::Value* rows = c.json().find("adapter_names")) {   // one adapter for each row: inference only
         peft::Matrix<T> x = c.input("x");
@@ -123,6 +149,16 @@ template <class T, class Base> Outcome replay_peft(Case<T>& c, const std::vector
     }
     for (auto& adapter : adapters) adapter.loaded->finish();
 
+    for (const auto& module : modules) {   // projections that were made from the seed
+        const auto* vera = module->layer == nullptr ? nullptr : module->layer->method().template get_if<peft::VeRA<T>>();
+        if (vera == nullptr || !c.has("buffer.vera_A")) continue;
+        const auto same = [&](const char* name, const peft::Parameter<T>& made) {
+            const auto wanted = c.input(name);
+            return wanted.rows() == made.rows() && wanted.cols() == made.cols() && std::memcmp(wanted.data(), made.flat().data(), wanted.size() * sizeof(T)) == 0;
+        };
+        if (!same("buffer.vera_A", vera->projection()->a) || !same("buffer.vera_B", vera->projection()->b)) outcome.fault = "the projections are not upstream's";
+    }
+
     const peft::Matrix<T> y = infer<T, Base>(modules, c.input("x"));
     c.compare("y", y);
     c.compare("y_f64", y);
@@ -141,13 +177,72 @@ template <class T, class Base> Outcome replay_peft(Case<T>& c, const std::vector
             }
         }
     }
-    outcome.fault = merge<T, Base>(c, modules, y);
+    if (const std::string fault = merge<T, Base>(c, modules, y); !fault.empty()) outcome.fault = fault;
     outcome.resave = "same";
     for (std::size_t k = 0; k < adapters.size(); ++k) {
         const peft_test::TemporaryDirectory copy;
         peft::io::save_adapter(copy.path(), banks[k]);
         const std::string difference = compare_directories(adapters[k].directory, copy.path());
         if (!difference.empty()) outcome.resave = difference;
+    }
+    return outcome;
+}
+
+/// A case whose start was taken out of the base: plain arithmetic on the residual base, and the start taken out of the
+/// original base again where that can be done.
+template <class T, class Base> Outcome replay_from_base(Case<T>& c, const std::vector<Stage>& stages, const std::string& start) {
+    Outcome outcome = replay_peft<T, Base>(c, stages, peft::BaseKind::residual);
+    if (!repeatable(start)) return outcome;
+    Case<T> again(c.directory());
+    again.leave_out("delta.");   // of the residual base
+    again.expect_single_precision_start();
+    const Outcome second = replay_peft<T, Base>(again, stages, peft::BaseKind::original);
+    if (again.compared() != again.comparable()) outcome.fault = "on the original base not everything was compared";
+    if (!second.fault.empty()) outcome.fault = "on the original base: " + second.fault;
+    if (second.resave != "same") outcome.resave = "original-" + second.resave;
+    c.absorb(again);
+    return outcome;
+}
+
+/// y of the case's network with one adapter directory.
+template <class T, class Base> peft::Matrix<T> forward_with(Case<T>& c, const std::vector<Stage>& stages, const std::string& directory, peft::BaseKind base,
+                                                            std::map<std::string, peft::AnyAdapter<T>>& methods) {
+    auto loaded = open_adapter<T>(c, stages, directory, base);
+    Modules<T, Base> modules;
+    for (const Stage& stage : stages) {
+        modules.push_back(make_module<T, Base>(c, stage.module, std::string(stage.module) + ".", stage.after, base == peft::BaseKind::residual));
+        modules.back()->adapt(loaded.method(stage.module, modules.back()->base.shape()));
+        methods.insert_or_assign(stage.module, modules.back()->layer->method());
+    }
+    loaded.finish();
+    return infer<T, Base>(modules, c.input("x"));
+}
+
+/// The conversion of a start-from-base adapter into a plain one: upstream's files, and ours made from its two.
+template <class T, class Base> Outcome replay_conversion(Case<T>& c, const std::vector<Stage>& stages) {
+    using Methods = std::map<std::string, peft::AnyAdapter<T>>;
+    Outcome outcome;
+    const auto directory = [&](const std::string& name) { return c.directory() + "/" + c.json().at("adapter_dirs").at(name).as_string(); };
+    Methods trained, converted, repeated, initial;
+    const auto y = forward_with<T, Base>(c, stages, directory("trained"), peft::BaseKind::residual, trained);
+    c.compare("y", y);
+    c.compare("y_f64", y);
+    c.compare("y_converted_f64", forward_with<T, Base>(c, stages, directory("converted"), peft::BaseKind::unstated, converted));
+    Case<T> again(c.directory());
+    again.expect_single_precision_start();
+    again.compare("y_f64", forward_with<T, Base>(again, stages, directory("trained"), peft::BaseKind::original, repeated));
+    c.absorb(again);
+    forward_with<T, Base>(c, stages, directory("init"), peft::BaseKind::residual, initial);
+    for (const Stage& stage : stages) {
+        const auto& theirs = *converted.at(stage.module).template get_if<peft::LoRA<T>>();
+        const auto ours = peft::difference(*trained.at(stage.module).template get_if<peft::LoRA<T>>(), initial.at(stage.module).template get_if<peft::LoRA<T>>()->factors());
+        const auto same = [](peft::MatrixView<const T> a, peft::MatrixView<const T> b) {
+            return a.size() == b.size() && a.rows() == b.rows() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+        };
+        if (ours.options().rank != theirs.options().rank || ours.options().alpha != theirs.options().alpha || !same(ours.factors().a, theirs.factors().a) ||
+            !same(ours.factors().b, theirs.factors().b)) {
+            outcome.fault = std::string("the conversion of ") + stage.module + " differs from upstream's";
+        }
     }
     return outcome;
 }
@@ -234,7 +329,10 @@ template <class T> Outcome dispatch(Case<T>& c) {
     const std::string model = c.text("model");
     const auto* stages = stages_of(model);
     if (stages == nullptr) throw Unsupported{"model " + model};
+    if (c.text("method") == "LORA_CONVERT") return replay_conversion<T, peft::DenseLinear<T>>(c, *stages);
     if (model == "mlp_conv1d") return replay_peft<T, peft::TransposedLinear<T>>(c, *stages);
+    const std::string start = start_of(c.directory() + "/adapter");
+    if (taken_from_base(start)) return replay_from_base<T, peft::DenseLinear<T>>(c, *stages, start);
     return replay_peft<T, peft::DenseLinear<T>>(c, *stages);
 }
 

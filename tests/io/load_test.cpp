@@ -376,6 +376,109 @@ TEST_CASE("load: a list of methods of one's own makes no others", "") {
     CHECK_THROWS_AS((io::load_adapter<peft::method_list<peft::SSF<float>>>(net.directory.path())), peft::UnsupportedError);
 }
 
+TEST_CASE("load: the file of an adapter that changed its base is read when the caller says which base he holds", "") {
+    Saved net;
+    const peft::PiSSA<float>::Options options{.rank = 2, .alpha = 3, .rank_stabilized = true, .iterations = 3};
+    auto layer = peft::adapt(net.fc1, peft::PiSSA<float>(net.fc1.shape(), options));
+    disturb(layer, 3);
+    peft::Bank<float> bank;
+    bank.add("net.fc1", layer);
+    io::save_adapter(net.directory.path(), bank);
+    CHECK(net.config().at("init_lora_weights").as_string() == "pissa_niter_3");
+    CHECK(io::SafetensorsFile(net.directory.file("adapter_model.safetensors")).tensors().size() == 2);   // the start is not in it
+
+    CHECK_THAT(message_of([&] { io::load_adapter<float>(net.directory.path()); }), says("BaseKind::original"));
+    const Matrix<float> x = random_matrix<float>(3, net.fc1.shape().in, 4);
+    {
+        auto loaded = io::load_adapter<float>(net.directory.path(), {.base = peft::BaseKind::original});
+        peft::DenseLinear<float> base = net.fc1;
+        auto again = loaded.attach("net.fc1", base);
+        CHECK(again.method().get_if<peft::PiSSA<float>>()->options().iterations == 3);
+        CHECK(same_bytes(again.forward(x), layer.forward(x)));
+    }
+    {
+        peft::DenseLinear<float> base = net.fc1;
+        const auto residual = peft::adapt(base, peft::PiSSA<float>(net.fc1.shape(), {.rank = 2, .alpha = 3, .rank_stabilized = true, .rebase = true, .iterations = 3}));
+        auto loaded = io::load_adapter<float>(net.directory.path(), {.base = peft::BaseKind::residual});
+        auto plain = loaded.attach("net.fc1", base);
+        CHECK(plain.method().get_if<peft::LoRA<float>>() != nullptr);
+        const auto y = plain.forward(x), wanted = layer.forward(x);
+        for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::fabs(y.data()[i] - wanted.data()[i]) <= 1e-5f * static_cast<float>(net.fc1.shape().in));
+    }
+
+    net.rewrite([](std::vector<io::TensorData>&) {});
+    const peft::Value good = net.config();
+    const auto with = [&](const char* name, peft::BaseKind base) {
+        peft::Value config = good;
+        config.set("init_lora_weights", peft::Value(name));
+        write_text(net.config_path(), io::dump_json(config, 2));
+        return message_of([&] { static_cast<void>(io::load_adapter<float>(net.directory.path(), {.base = base}).method("net.fc1", net.fc1.shape())); });
+    };
+    CHECK(with("corda", peft::BaseKind::residual).empty());
+    CHECK_THAT(with("corda", peft::BaseKind::original), says("cannot be taken out of the base again"));
+    CHECK_THAT(with("corda", peft::BaseKind::unstated), says("say which base"));
+    CHECK_THAT(with("a start of tomorrow", peft::BaseKind::residual), says("a start of tomorrow"));
+    for (const char* name : {"pissa_niter_", "pissa_niter_0", "pissa_niter_2x", "pissa_niter_9999999999999999999999"}) {
+        CHECK_THAT(with(name, peft::BaseKind::original), says(name));
+    }
+    CHECK(with("pissa_niter_12", peft::BaseKind::original).empty());
+    CHECK(with("olora", peft::BaseKind::original).empty());
+}
+
+TEST_CASE("save: a projection that layers share stands in the file once", "") {
+    Saved net;
+    const LayerShape largest{std::max(net.fc1.shape().in, net.fc2.shape().in), std::max(net.fc1.shape().out, net.fc2.shape().out)};
+    for (const bool stored : {true, false}) {
+        const peft::VeRA<float>::Options options{.rank = 3, .save_projection = stored, .projection_seed = 7};
+        const auto shared = peft::SharedProjection<float>::seeded(3, largest, 7);
+        auto one = peft::adapt(net.fc1, peft::VeRA<float>(net.fc1.shape(), options, shared));
+        auto two = peft::adapt(net.fc2, peft::VeRA<float>(net.fc2.shape(), options, shared));
+        disturb(one, 3);
+        disturb(two, 4);
+        peft::Bank<float> bank;
+        bank.add("net.fc1", one);
+        bank.add("net.fc2", two);
+        io::save_adapter(net.directory.path(), bank);
+        const io::SafetensorsFile file(net.directory.file("adapter_model.safetensors"));
+        CHECK(file.tensors().size() == (stored ? 6 : 4));
+        CHECK((file.find("base_model.vera_A") != nullptr) == stored);
+
+        auto loaded = io::load_adapter<float>(net.directory.path(), {.largest = largest});
+        peft::DenseLinear<float> fc1 = net.fc1, fc2 = net.fc2;
+        auto first = loaded.attach("net.fc1", fc1);
+        auto second = loaded.attach("net.fc2", fc2);
+        loaded.finish();
+        CHECK(first.method().get_if<peft::VeRA<float>>()->projection() == second.method().get_if<peft::VeRA<float>>()->projection());
+        const auto x = random_matrix<float>(2, fc1.shape().in, 5);
+        CHECK(same_bytes(first.forward(x), one.forward(x)));
+
+        auto blind = io::load_adapter<float>(net.directory.path());
+        if (stored) CHECK_NOTHROW(blind.method("net.fc1", fc1.shape()));
+        else CHECK_THAT(message_of([&] { static_cast<void>(blind.method("net.fc1", fc1.shape())); }), says(".largest"));
+    }
+    // two projections in one file
+    auto one = peft::adapt(net.fc1, peft::VeRA<float>(net.fc1.shape(), {.rank = 3}));
+    auto two = peft::adapt(net.fc2, peft::VeRA<float>(net.fc2.shape(), {.rank = 3}));
+    peft::Bank<float> bank;
+    bank.add("net.fc1", one);
+    bank.add("net.fc2", two);
+    CHECK_THAT(message_of([&] { io::save_adapter(net.directory.path(), bank); }), says("must share") && says("vera_A"));
+}
+
+TEST_CASE("load: a shared projection that does not fit is named", "") {
+    Saved net;
+    auto one = peft::adapt(net.fc1, peft::VeRA<float>(net.fc1.shape(), {.rank = 3}));
+    peft::Bank<float> bank;
+    bank.add("net.fc1", one);
+    io::save_adapter(net.directory.path(), bank);
+    auto loaded = io::load_adapter<float>(net.directory.path());
+    const LayerShape wider{net.fc1.shape().in + 1, net.fc1.shape().out};
+    CHECK_THAT(message_of([&] { static_cast<void>(loaded.method("net.fc1", wider)); }), says("does not fit"));
+    net.rewrite([](std::vector<io::TensorData>& tensors) { std::erase_if(tensors, [](const io::TensorData& t) { return t.name == "base_model.vera_B"; }); });
+    auto half = io::load_adapter<float>(net.directory.path());
+    CHECK_THAT(message_of([&] { static_cast<void>(half.method("net.fc1", net.fc1.shape())); }), says("base_model.vera_B"));
+}
+
 TEST_CASE("save: modules whose names end in one another are told apart or refused", "") {
     peft::DenseLinear<float> a(LayerShape{5, 6}), b(LayerShape{5, 6});
     const Directory directory;
@@ -447,6 +550,9 @@ TEMPLATE_TEST_CASE("format tables: keys name the tensors the method has", "", fl
     check(peft::IA3<TestType>(shape));
     check(peft::SSF<TestType>(shape));
     check(peft::Trained<TestType>(shape));
+    check(peft::PiSSA<TestType>(shape));
+    check(peft::OLoRA<TestType>(shape));
+    check(peft::VeRA<TestType>(shape, {.rank = 2}, peft::SharedProjection<TestType>::seeded(2, shape, 0)));
 }
 
 TEST_CASE("load: full fine-tuning of layers with and without a bias comes back", "") {
