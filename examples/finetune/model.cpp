@@ -162,7 +162,7 @@ double mean_loss(const LogitsFunction& logits, const Batch& batch) {
 peft::ParameterList<float> Network::parameters() {
     auto list = peft::ParameterList<float>{};
     visit([&](std::string_view name, Layer& layer) {
-        for (auto& parameter : peft::parameters(layer)) list.push_back({std::string(name) + "." + parameter.name, parameter.state});
+        for (auto& parameter : peft::parameters(layer)) list.push_back({std::string(name) + "." + parameter.name, parameter.state, parameter.vector});
     });
     if (train_embedding_) list.push_back({"embedding", model_->embedding.state()});
     return list;

@@ -95,6 +95,7 @@ private:
 template <Scalar T> struct ParameterRef {
     std::string name;
     std::shared_ptr<typename Parameter<T>::State> state;
+    bool vector = false;   ///< one dimension where files hold it: a bias, a magnitude
 
     std::span<T> value() const noexcept { return state->value.flat(); }
     std::span<T> grad() const noexcept { return state->grad.flat(); }
@@ -142,11 +143,11 @@ namespace detail {
 
 /// parameters() of anything that has each_tensor.
 template <Scalar T, class Method> void append_parameters(Method& method, const std::string& prefix, ParameterList<T>& list) {
-    Method::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape = {}) {
+    Method::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape shape = {}) {
         if constexpr (std::is_same_v<typename P::value_type, T>) {
             if (role != Role::trained) return;
             tensor.require_grad();
-            list.push_back({prefix + std::string(name), tensor.state()});
+            list.push_back({prefix + std::string(name), tensor.state(), shape.rank == 1});
         }
     });
 }

@@ -1,8 +1,8 @@
 #pragma once
 #include <peft/kernels/optimizer.hpp>
-#include <peft/optim/checked_list.hpp>
+#include <peft/optim/optimizer.hpp>
 
-#include <cstdint>
+#include <string_view>
 #include <vector>
 
 PEFT_BEGIN
@@ -22,58 +22,59 @@ PEFT_ISA_BEGIN
 /// AdamW over the trained tensors of one or more layers: decay of the weights apart from the gradient,
 /// value *= 1 - lr * weight_decay; value -= lr * m^ / (sqrt(v^) + epsilon), with m^ and v^ the bias-corrected running means
 /// of g and g^2. step() uses the gradients that backward accumulated, zero_grad() clears them. Keeps two numbers for each
-/// trained one and allocates only when it is made.
+/// trained one and allocates only when it is made. In groups, lr and weight_decay are those of the parameter's group.
 /// Throws OptionError for an option outside its range, an empty list or a parameter given twice.
 /// Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, in the form of torch.optim.AdamW.
-template <Scalar T> class AdamW {
-public:
-    using value_type = T;
-    using Options = AdamWOptions;
+template <Scalar T> class AdamW : public Optimizer<T, AdamWOptions> {
+    using Core = Optimizer<T, AdamWOptions>;
 
-    explicit AdamW(ParameterList<T> parameters, const Options& options = {})
-        : options_(checked(options)), parameters_(detail::checked_list<T>("adamw", std::move(parameters))) {
-        moments_.reserve(parameters_.size());
-        for (const ParameterRef<T>& parameter : parameters_) moments_.push_back({Matrix<T>(1, parameter.size()), Matrix<T>(1, parameter.size())});
+public:
+    using Options = AdamWOptions;
+    static constexpr std::string_view kind = "adamw";   ///< in training states
+
+    explicit AdamW(ParameterList<T> parameters, const Options& options = {}) : AdamW(Core::one_group(std::move(parameters)), options) {}
+    explicit AdamW(ParameterGroups<T> groups, const Options& options = {}) : Core("adamw", std::move(groups), checked(options)) {
+        moments_.reserve(this->parameters().size());
+        for (const ParameterRef<T>& parameter : this->parameters()) moments_.push_back({Matrix<T>(1, parameter.size()), Matrix<T>(1, parameter.size())});
     }
-    AdamW(AdamW&&) noexcept = default;
-    AdamW& operator=(AdamW&&) noexcept = default;
-    AdamW(const AdamW&) = delete;              // two optimizers over the same parameters are a mistake
-    AdamW& operator=(const AdamW&) = delete;
 
     /// One step with the gradients as they are. Throws NumericError naming the parameter, with nothing changed, when a
     /// gradient is not finite or its square would overflow.
     void step() {
         // half of the root of the largest number: then v, a mean of squares, stays finite
-        const T limit = std::sqrt(std::numeric_limits<T>::max()) / 2;
-        detail::expect_usable_gradients<T>("adamw: step", parameters_, limit, [this](std::size_t i) { return moments_[i].first.size(); });
-        ++steps_;
-        const auto t = static_cast<double>(steps_);
-        const AdamWStep<T> numbers{
-            .learning_rate = static_cast<T>(options_.learning_rate),
-            .beta1 = static_cast<T>(options_.beta1),
-            .beta2 = static_cast<T>(options_.beta2),
-            .epsilon = static_cast<T>(options_.epsilon),
-            .weight_decay = static_cast<T>(options_.weight_decay),
-            .bias1 = static_cast<T>(1 - std::pow(options_.beta1, t)),
-            .bias2 = static_cast<T>(1 - std::pow(options_.beta2, t)),
+        this->begin_step("adamw: step", std::sqrt(std::numeric_limits<T>::max()) / 2);
+        const Options& options = this->options();
+        const auto t = static_cast<double>(this->steps());
+        AdamWStep<T> numbers{
+            .beta1 = static_cast<T>(options.beta1),
+            .beta2 = static_cast<T>(options.beta2),
+            .epsilon = static_cast<T>(options.epsilon),
+            .bias1 = static_cast<T>(1 - std::pow(options.beta1, t)),
+            .bias2 = static_cast<T>(1 - std::pow(options.beta2, t)),
         };
-        for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            adamw_update<T>(parameters_[i].value(), parameters_[i].grad(), moments_[i].first.flat(), moments_[i].second.flat(), numbers);
-            parameters_[i].touch();
+        const ParameterList<T>& list = this->parameters();
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            numbers.learning_rate = this->learning_rate_of(i);
+            numbers.weight_decay = this->weight_decay_of(i);
+            adamw_update<T>(list[i].value(), list[i].grad(), moments_[i].first.flat(), moments_[i].second.flat(), numbers);
+            list[i].touch();
         }
     }
-    void zero_grad() { detail::zero_gradients(parameters_); }
 
-    double learning_rate() const noexcept { return options_.learning_rate; }
-    /// For schedules. Throws OptionError when negative or not finite.
-    void set_learning_rate(double learning_rate) {
-        detail::expect_not_negative("adamw: learning_rate", learning_rate);
-        options_.learning_rate = learning_rate;
+    /// visit(name, value) for every option but the learning rate, which changes while training.
+    template <class Visitor> static void each_option(const Options& options, Visitor&& visit) {
+        visit("beta1", options.beta1);
+        visit("beta2", options.beta2);
+        visit("epsilon", options.epsilon);
+        visit("weight_decay", options.weight_decay);
     }
-    const Options& options() const noexcept { return options_; }
-    const ParameterList<T>& parameters() const noexcept { return parameters_; }
-    /// Steps done.
-    std::uint64_t steps() const noexcept { return steps_; }
+    /// visit(i, name, numbers) for the running means of parameter i.
+    template <class Visitor> void each_moment(Visitor&& visit) {
+        for (std::size_t i = 0; i < moments_.size(); ++i) {
+            visit(i, "first", moments_[i].first.flat());
+            visit(i, "second", moments_[i].second.flat());
+        }
+    }
 
 private:
     struct Moments {
@@ -98,10 +99,7 @@ private:
         return options;
     }
 
-    Options options_;
-    ParameterList<T> parameters_;
     std::vector<Moments> moments_;
-    std::uint64_t steps_ = 0;
 };
 
 PEFT_ISA_END

@@ -1,8 +1,8 @@
 #pragma once
 #include <peft/kernels/optimizer.hpp>
-#include <peft/optim/checked_list.hpp>
+#include <peft/optim/optimizer.hpp>
 
-#include <cstdint>
+#include <string_view>
 #include <vector>
 
 PEFT_BEGIN
@@ -21,53 +21,49 @@ PEFT_ISA_BEGIN
 /// Gradient descent: g += weight_decay * value; velocity = momentum * velocity + g; value -= lr * velocity, or with nesterov
 /// value -= lr * (g + momentum * velocity). Keeps one number for each trained one with momentum, none without, and
 /// allocates only when it is made.
+/// In groups, lr and weight_decay are those of the parameter's group.
 /// Throws OptionError for an option outside its range, nesterov without momentum, an empty list or a parameter given twice.
 /// Source: torch.optim.SGD with dampening = 0; Sutskever et al. 2013 for nesterov.
-template <Scalar T> class SGD {
-public:
-    using value_type = T;
-    using Options = SGDOptions;
+template <Scalar T> class SGD : public Optimizer<T, SGDOptions> {
+    using Core = Optimizer<T, SGDOptions>;
 
-    explicit SGD(ParameterList<T> parameters, const Options& options = {})
-        : options_(checked(options)), parameters_(detail::checked_list<T>("sgd", std::move(parameters))) {
-        for (const ParameterRef<T>& parameter : parameters_) {
-            sizes_.push_back(parameter.size());
+public:
+    using Options = SGDOptions;
+    static constexpr std::string_view kind = "sgd";   ///< in training states
+
+    explicit SGD(ParameterList<T> parameters, const Options& options = {}) : SGD(Core::one_group(std::move(parameters)), options) {}
+    explicit SGD(ParameterGroups<T> groups, const Options& options = {}) : Core("sgd", std::move(groups), checked(options)) {
+        for (const ParameterRef<T>& parameter : this->parameters()) {
             velocities_.push_back(options.momentum != 0 ? Matrix<T>(1, parameter.size()) : Matrix<T>());
         }
     }
-    SGD(SGD&&) noexcept = default;
-    SGD& operator=(SGD&&) noexcept = default;
-    SGD(const SGD&) = delete;                  // two optimizers over the same parameters are a mistake
-    SGD& operator=(const SGD&) = delete;
 
     /// One step with the gradients as they are. Throws NumericError naming the parameter, with nothing changed, when a
     /// gradient is not finite.
     void step() {
-        detail::expect_usable_gradients<T>("sgd: step", parameters_, std::numeric_limits<T>::max(), [this](std::size_t i) { return sizes_[i]; });
-        ++steps_;
-        const SgdStep<T> numbers{
-            .learning_rate = static_cast<T>(options_.learning_rate),
-            .momentum = static_cast<T>(options_.momentum),
-            .weight_decay = static_cast<T>(options_.weight_decay),
-            .nesterov = options_.nesterov,
-        };
-        for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            sgd_update<T>(parameters_[i].value(), parameters_[i].grad(), velocities_[i].flat(), numbers);
-            parameters_[i].touch();
+        this->begin_step("sgd: step", std::numeric_limits<T>::max());
+        SgdStep<T> numbers{.momentum = static_cast<T>(this->options().momentum), .nesterov = this->options().nesterov};
+        const ParameterList<T>& list = this->parameters();
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            numbers.learning_rate = this->learning_rate_of(i);
+            numbers.weight_decay = this->weight_decay_of(i);
+            sgd_update<T>(list[i].value(), list[i].grad(), velocities_[i].flat(), numbers);
+            list[i].touch();
         }
     }
-    void zero_grad() { detail::zero_gradients(parameters_); }
 
-    double learning_rate() const noexcept { return options_.learning_rate; }
-    /// For schedules. Throws OptionError when negative or not finite.
-    void set_learning_rate(double learning_rate) {
-        detail::expect_not_negative("sgd: learning_rate", learning_rate);
-        options_.learning_rate = learning_rate;
+    /// visit(name, value) for every option but the learning rate, which changes while training.
+    template <class Visitor> static void each_option(const Options& options, Visitor&& visit) {
+        visit("momentum", options.momentum);
+        visit("nesterov", options.nesterov);
+        visit("weight_decay", options.weight_decay);
     }
-    const Options& options() const noexcept { return options_; }
-    const ParameterList<T>& parameters() const noexcept { return parameters_; }
-    /// Steps done.
-    std::uint64_t steps() const noexcept { return steps_; }
+    /// visit(i, name, numbers) for the velocity of parameter i; nothing without momentum.
+    template <class Visitor> void each_moment(Visitor&& visit) {
+        for (std::size_t i = 0; i < velocities_.size(); ++i) {
+            if (!velocities_[i].empty()) visit(i, "velocity", velocities_[i].flat());
+        }
+    }
 
 private:
     static const Options& checked(const Options& options) {
@@ -80,11 +76,7 @@ private:
         return options;
     }
 
-    Options options_;
-    ParameterList<T> parameters_;
-    std::vector<std::size_t> sizes_;
     std::vector<Matrix<T>> velocities_;   // empty matrices without momentum
-    std::uint64_t steps_ = 0;
 };
 
 PEFT_ISA_END
