@@ -17,6 +17,7 @@
 #include <peft/linear/dense_view.hpp>
 #include <peft/optim/adamw.hpp>
 #include <peft/optim/clip.hpp>
+#include <peft/optim/lora_plus.hpp>
 #include <peft/optim/schedule.hpp>
 #include <peft/optim/sgd.hpp>
 
