@@ -24,4 +24,5 @@
 #if __has_include(<nlohmann/json.hpp>)
 #include <peft/io/load.hpp>
 #include <peft/io/save.hpp>
+#include <peft/io/training_state.hpp>
 #endif

@@ -41,6 +41,8 @@ public:
         /// Training forwards so far: the key of the next dropout mask.
         std::uint64_t step() const noexcept { return step_; }
         void set_step(std::uint64_t step) noexcept { step_ = step; }
+        /// Keys its random numbers together with the step.
+        std::uint64_t stream() const noexcept { return stream_; }
         /// Bytes held for caches.
         std::size_t capacity() const noexcept { return arena_.capacity(); }
 

@@ -32,6 +32,7 @@ struct DescribedField {
 /// What a file says of one method on one layer.
 template <Scalar T> struct Description {
     std::string peft_type;
+    std::uint64_t seed = 0;   ///< of its random numbers, 0 if it draws none; no field of a configuration
     std::vector<DescribedField> fields;
     std::vector<DescribedTensor<T>> tensors;
 };
@@ -64,6 +65,7 @@ template <HasFormat M> Description<typename M::value_type> describe(M& method) {
     using T = typename M::value_type;
     Description<T> description;
     description.peft_type = std::string(hf_format<M>::peft_type);
+    if constexpr (requires { method.options().seed; }) description.seed = method.options().seed;
     std::apply([&](const auto&... field) { (..., description.fields.push_back(describe_field(field, method.options()))); }, hf_format<M>::fields);
     M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape shape = {}) {
         DescribedTensor<T> described;
