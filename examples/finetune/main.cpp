@@ -29,6 +29,9 @@ struct Options {
     std::size_t steps = 300;
     std::size_t batch = 128;
     double learning_rate = 0;   // 0: the method's own
+    fs::path state;
+    std::size_t save_every = 100;
+    bool resume = false;
     MethodSettings settings;
     ModelShape shape;
     // One thread: where cores are shared, threads that wait for each other cost more than they give at this size.
@@ -47,6 +50,9 @@ void declare(CLI::App& app, Options& o) {
     app.add_option("--steps", o.steps, "Steps of fine-tuning for each method")->check(count)->capture_default_str();
     app.add_option("--batch", o.batch, "Windows in a step (pre-training takes twice as many)")->check(count)->capture_default_str();
     app.add_option("--learning-rate", o.learning_rate, "For all methods (default: each method's own)")->check(CLI::PositiveNumber);
+    auto* state = app.add_option("--state", o.state, "Keep the training state of each method in FILE.<method>, to go on from later");
+    app.add_option("--save-every", o.save_every, "Steps between two savings of the state")->check(count)->capture_default_str();
+    app.add_flag("--resume", o.resume, "Go on from the states, with the base model in --out")->needs(state);
     app.add_option("--rank", o.settings.rank, "Rank of LoRA and its kind")->check(count)->capture_default_str();
     app.add_option("--alpha", o.settings.alpha, "Scale of LoRA and its kind, alpha / rank")->check(CLI::PositiveNumber)->capture_default_str();
     app.add_option("--seed", o.settings.seed, "The same seed gives the same numbers")->capture_default_str();
@@ -119,8 +125,9 @@ Outcome run(const Method& method, LanguageModel& model, const Text& text, const 
 
     Network network(model, attach(method, o.settings));
     Outcome outcome{.method = method.name, .trained = network.trained_count(), .share = static_cast<double>(network.trained_count()) / static_cast<double>(model.count())};
-    auto result = train(network, text.train, held_out, {.steps = o.steps, .batch = o.batch, .learning_rate = o.learning_rate > 0 ? o.learning_rate : method.learning_rate, .seed = o.settings.seed}, method.name);
-    outcome.before = result.curve.front().second;
+    outcome.before = mean_loss(logits_of(model), held_out);
+    const std::string state = o.state.empty() ? std::string() : o.state.string() + "." + method.name;
+    auto result = train(network, text.train, held_out, {.steps = o.steps, .batch = o.batch, .learning_rate = o.learning_rate > 0 ? o.learning_rate : method.learning_rate, .seed = o.settings.seed, .state = state, .save_every = o.save_every, .resume = o.resume}, method.name);
     outcome.after = result.curve.back().second;
     outcome.curve = std::move(result.curve);
     outcome.seconds_per_step = result.seconds_per_step;
@@ -162,8 +169,12 @@ int main_with(const Options& o) {
     fs::create_directories(o.out);
 
     LanguageModel model(o.shape, o.settings.seed);
-    pretrain(model, base, o);
-    save_model(o.out / "base.safetensors", model);
+    if (o.resume) {
+        load_model(o.out / "base.safetensors", model);
+    } else {
+        pretrain(model, base, o);
+        save_model(o.out / "base.safetensors", model);
+    }
 
     std::printf("fine-tuning on %zu bytes, measured on %zu others\n", tuning.train.size(), tuning.held_out.size());
     Checks checks;

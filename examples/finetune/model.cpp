@@ -168,6 +168,13 @@ peft::ParameterList<float> Network::parameters() {
     return list;
 }
 
+void Network::add_to(peft::io::TrainingState<float>& state) {
+    state.add("fc1", fc1_, fc1_tape_);
+    state.add("fc2", fc2_, fc2_tape_);
+    state.add("head", head_, head_tape_);
+    if (train_embedding_) state.add("embedding", model_->embedding);
+}
+
 std::size_t Network::trained_count() const {
     std::size_t count = train_embedding_ ? model_->embedding.size() : 0;
     for (const Layer* layer : {&fc1_, &fc2_, &head_}) count += peft::parameter_count(*layer).trained;

@@ -1,6 +1,7 @@
 #pragma once
 #include "text.hpp"
 
+#include <peft/io/training_state.hpp>
 #include <peft/layers/any_adapter.hpp>
 #include <peft/linear/dense.hpp>
 
@@ -70,6 +71,8 @@ public:
         visit([](std::string_view, Layer& layer) { layer.prepare(); });
     }
     peft::ParameterList<float> parameters();
+    /// What training changes, and the tapes. The network must stay where it is.
+    void add_to(peft::io::TrainingState<float>& state);
     /// Numbers that are trained.
     std::size_t trained_count() const;
     std::size_t context() const { return model_->shape.context; }

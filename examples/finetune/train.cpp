@@ -2,6 +2,7 @@
 
 #include "progress.hpp"
 
+#include <peft/io/training_state.hpp>
 #include <peft/optim/adamw.hpp>
 #include <peft/optim/clip.hpp>
 #include <peft/optim/schedule.hpp>
@@ -15,18 +16,29 @@ namespace finetune {
 TrainResult train(Network& network, std::string_view text, const Batch& held_out, const TrainOptions& options, const std::string& title) {
     peft::AdamW<float> optimizer(network.parameters(), {.weight_decay = 0});
     const peft::Schedule schedule{.kind = peft::ScheduleKind::cosine, .peak = options.learning_rate, .warmup = options.steps / 20, .total = options.steps, .floor = options.learning_rate / 20};
+    std::uint64_t step = 0;
+    peft::io::TrainingState<float> state;
+    network.add_to(state);
+    state.add("optimizer", optimizer);
+    state.add("schedule", schedule);
+    state.constant("text", peft::stream_of(text));
+    state.constant("batch", options.batch);
+    state.constant("seed", options.seed);
+    state.cursor("step", step);
+    if (options.resume) peft::io::load_training_state(options.state, state);
+
     Progress progress(title, options.steps);
     TrainResult result;
     std::vector<double> times;
     Batch batch{network.context(), {}, {}};
 
     const std::size_t stride = std::max<std::size_t>(1, options.steps / std::max<std::size_t>(1, options.measurements));
-    const auto measure = [&](std::size_t step) {
+    const auto measure = [&] {
         network.prepare();
         result.curve.emplace_back(static_cast<double>(step), mean_loss(logits_of(network), held_out));
     };
-    measure(0);
-    for (std::size_t step = 0; step < options.steps; ++step) {
+    measure();
+    while (step < options.steps) {
         const auto begin = std::chrono::steady_clock::now();
         random_batch(text, options.batch, options.seed, step, batch);
         optimizer.set_learning_rate(schedule.at(step));
@@ -35,8 +47,9 @@ TrainResult train(Network& network, std::string_view text, const Batch& held_out
         peft::clip_by_norm(optimizer.parameters(), options.clip);
         optimizer.step();
         times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-        progress.update(step + 1, loss);
-        if ((step + 1) % stride == 0 || step + 1 == options.steps) measure(step + 1);
+        progress.update(++step, loss);
+        if (step % stride == 0 || step == options.steps) measure();
+        if (!options.state.empty() && (step % options.save_every == 0 || step == options.steps)) peft::io::save_training_state(options.state, state);
     }
     if (times.empty()) return result;
     // Other programs on the machine only ever make a step slower: a low quantile is what the step itself takes.
