@@ -4,6 +4,7 @@
 #include <peft/core/threads.hpp>
 #include <peft/kernels/matmul.hpp>
 #include <peft/simd/loop.hpp>
+#include <peft/simd/random.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -41,28 +42,14 @@ template <class T, bool add> struct MaskRow {
         T keep;
     };
 
-    /// CounterRandom::hash on vectors.
-    template <std::size_t n>
-    PEFT_INLINE static Vec<std::uint32_t, n> hash(const Vec<std::uint32_t, n>& counter, std::uint32_t low, std::uint32_t high) noexcept {
-        Vec<std::uint32_t, n> x{counter.raw ^ low};
-        x.raw = (x.raw ^ (x.raw >> 17)) * 0xed5ad4bbu;
-        x.raw ^= high;
-        x.raw = (x.raw ^ (x.raw >> 11)) * 0xac4c1b51u;
-        x.raw = (x.raw ^ (x.raw >> 15)) * 0x31848babu;
-        x.raw ^= x.raw >> 14;
-        return x;
-    }
-
     template <class L> PEFT_INLINE static void run(const Task& task) noexcept {
         constexpr std::size_t n = L::template lanes<T>;
         using U = Vec<std::uint32_t, n>;
-        std::uint32_t ramp[n];
-        for (std::size_t i = 0; i < n; ++i) ramp[i] = task.counter + static_cast<std::uint32_t>(i);
-        const U start = U::load(ramp);
+        const U start = counters_from<n>(task.counter);
         const Vec<T, n> keep = Vec<T, n>::splat(task.keep);
         const U threshold = U::splat(task.threshold);
         for_vectors<n>(0, task.count, [&](auto at) PEFT_INLINE_LAMBDA {
-            const U bits = hash<n>(U{start.raw + static_cast<std::uint32_t>(at.index)}, task.key_low, task.key_high);
+            const U bits = hash_counters(U{start.raw + static_cast<std::uint32_t>(at.index)}, task.key_low, task.key_high);
             // signed lanes, so that widening to 64 bits repeats the ones
             const Vec<std::int32_t, n> narrow{reinterpret_cast<typename Vec<std::int32_t, n>::Raw>(bits.raw >= threshold.raw)};
             using Lane = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
