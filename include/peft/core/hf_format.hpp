@@ -20,6 +20,7 @@ enum class Scope {
     model,     ///< one value for all modules
     rank,      ///< rank_pattern overrides it
     alpha,     ///< alpha_pattern overrides it
+    extent,    ///< one value for all modules, an extent of their tensors: refused when no tensor of the file is that large
     members,   ///< the field is a list of modules; the option is true for those it matches
 };
 

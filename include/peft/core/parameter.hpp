@@ -29,6 +29,7 @@ struct TensorShape {
 
     static TensorShape of(std::size_t a) { return {{a, 0, 0, 0}, 1}; }
     static TensorShape of(std::size_t a, std::size_t b) { return {{a, b, 0, 0}, 2}; }
+    static TensorShape of(std::size_t a, std::size_t b, std::size_t c) { return {{a, b, c, 0}, 3}; }
 };
 
 namespace detail {

@@ -49,7 +49,7 @@ public:
         }
         return prefixed != nullptr ? prefixed : bare;
     }
-    /// Throws FormatError for a rank that no tensor of the file can have, before memory is taken for it. Small ranks pass:
+    /// Throws FormatError for a rank (or another extent) that no tensor of the file can have, before memory is taken for it. Small ranks pass:
     /// they cost little, and the tensor that does not fit gives the better message.
     void expect_rank(std::string_view key, std::size_t rank) const {
         constexpr std::size_t small = 4096;
@@ -60,11 +60,12 @@ public:
         }
         largest = std::min(largest, rank_limit);
         if (rank <= largest) return;
-        throw FormatError("no tensor of the file has such a rank", {.file = config_path_, .subject = std::string(key), .expected = "at most " + std::to_string(largest),
+        throw FormatError("no tensor of the file is that large", {.file = config_path_, .subject = std::string(key), .expected = "at most " + std::to_string(largest),
                           .found = std::to_string(rank)});
     }
-    /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point.
-    void read(std::string_view key, TensorShape shape, Parameter<T>& parameter) {
+    /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point
+    /// (not I32, for a parameter of indices).
+    template <class V> void read(std::string_view key, TensorShape shape, Parameter<V>& parameter) {
         const TensorInfo* info = find(key);
         if (info == nullptr) {
             throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = detail::shape_text(shape),
@@ -73,8 +74,9 @@ public:
         if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
             throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = detail::dims_text(info->shape)});
         }
-        const Matrix<T> values = file_.template read_matrix<T>(info->name);
-        parameter.assign(MatrixView<const T>(values.data(), parameter.rows(), parameter.cols()));
+        Matrix<V> values(parameter.rows(), parameter.cols());
+        file_.template read_values<V>(*info, values.flat());
+        parameter.assign(values);
         consumed_.push_back(info->name);
     }
     /// The tensor of all modules, "base_model.<key>" or "<key>", as a matrix; empty if the file lacks it. Throws FormatError
@@ -153,6 +155,7 @@ void read_field(const ConfigField<Options, Member>& field, const io::LoadContext
             if (const auto rank = context.rules().rank_for(context.module())) option = static_cast<Member>(*rank);
             context.expect_rank(field.key, static_cast<std::size_t>(option));
         }
+        if (field.scope == Scope::extent) context.expect_rank(field.key, static_cast<std::size_t>(option));
         if (field.scope == Scope::alpha) {
             if (const auto alpha = context.rules().alpha_for(context.module())) option = static_cast<Member>(*alpha);
         }
@@ -200,11 +203,9 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
             context.refuse(error.what(), {.subject = context.module()});
         }
     }
-    M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape on_disk = {}) {
+    M::each_tensor(method, [&](std::string_view name, auto& tensor, Role role, TensorShape on_disk = {}) {
         if (role == Role::shared || role == Role::rebuilt) return;
-        if constexpr (std::is_same_v<typename P::value_type, T>) {
-            context.read(key_of(hf_format<M>::keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
-        }
+        context.read(key_of(hf_format<M>::keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
     });
     return AnyAdapter<T>(std::move(method));
 }

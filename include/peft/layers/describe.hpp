@@ -53,8 +53,7 @@ inline const TensorKey& key_of(std::span<const TensorKey> keys, std::string_view
 
 template <class Options, class Member> DescribedField describe_field(const ConfigField<Options, Member>& field, const Options& options) {
     const Member& value = options.*field.option;
-    if constexpr (std::is_same_v<Member, bool> || std::is_same_v<Member, double>) return {std::string(field.key), Value(value), field.scope};
-    else return {std::string(field.key), Value(static_cast<std::int64_t>(value)), field.scope};
+    return {std::string(field.key), Value(value), field.scope};
 }
 template <class Options> DescribedField describe_field(const ComputedField<Options>& field, const Options& options) {
     return {std::string(field.key), field.write(options), Scope::model};
