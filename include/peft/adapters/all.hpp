@@ -6,6 +6,7 @@
 #include <peft/adapters/low_rank/lora.hpp>
 #include <peft/adapters/low_rank/olora.hpp>
 #include <peft/adapters/low_rank/pissa.hpp>
+#include <peft/adapters/shared_basis/nola.hpp>
 #include <peft/adapters/shared_basis/vera.hpp>
 
 PEFT_ISA_BEGIN
@@ -19,6 +20,8 @@ using all_methods = method_list<
     DoRA<T>,
     IA3<T>,
     LoRA<T>,
+    NOLA<T, StoredBasis<T>>,
+    NOLA<T>,
     OLoRA<T>,
     PiSSA<T>,
     SSF<T>,

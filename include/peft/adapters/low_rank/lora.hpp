@@ -35,11 +35,7 @@ public:
         a_ = Parameter<T>(options.rank, shape.in);
         b_ = Parameter<T>(shape.out, options.rank);
         if (options.bias) bias_ = Parameter<T>(1, shape.out);
-        const double scale = options.alpha / (options.rank_stabilized ? std::sqrt(static_cast<double>(options.rank)) : static_cast<double>(options.rank));
-        if (!(std::fabs(scale) <= static_cast<double>(std::numeric_limits<T>::max()))) {
-            throw OptionError("the scale leaves the range of the compute type", {.subject = "lora: alpha", .expected = "a scale that fits", .found = detail::to_text(options.alpha)});
-        }
-        scale_ = static_cast<T>(scale);
+        scale_ = scale_of(options);
     }
 
     LayerShape shape() const noexcept { return {a_.cols(), b_.rows()}; }
@@ -94,6 +90,14 @@ public:
             throw OptionError("not finite", {.subject = "lora: alpha", .expected = "a finite number", .found = detail::to_text(options.alpha)});
         }
         return options;
+    }
+    /// s; OptionError when it leaves the range of T.
+    static T scale_of(const Options& options) {
+        const double scale = options.alpha / (options.rank_stabilized ? std::sqrt(static_cast<double>(options.rank)) : static_cast<double>(options.rank));
+        if (!(std::fabs(scale) <= static_cast<double>(std::numeric_limits<T>::max()))) {
+            throw OptionError("the scale leaves the range of the compute type", {.subject = "lora: alpha", .expected = "a scale that fits", .found = detail::to_text(options.alpha)});
+        }
+        return static_cast<T>(scale);
     }
 
 private:
