@@ -1,5 +1,6 @@
 #pragma once
 #include "golden_model.hpp"
+#include "nola_stages.hpp"
 #include "replay.hpp"
 
 #include <cstdio>
@@ -256,6 +257,9 @@ template <class T> struct MethodStage {
     Activation after;
     std::string suffix;         ///< after the tensor's name
     peft::AnyAdapter<T> (*make)(peft::LayerShape, const peft::Value& config);
+    void (*fill)(const Case<T>&, peft::AnyAdapter<T>&) = nullptr;   ///< where the case's tensors are not the method's
+    std::string (*name)(std::string_view tensor) = nullptr;         ///< where they are called otherwise
+    bool branch_only = false;                                       ///< the class adds nothing to a Linear: the base is zero
 };
 
 template <class T> std::vector<MethodStage<T>> method_stages(const std::string& cls, const std::string& method) {
@@ -267,6 +271,14 @@ template <class T> std::vector<MethodStage<T>> method_stages(const std::string& 
                      return peft::AnyAdapter<T>(peft::LoRA<T>(shape, {.rank = static_cast<std::size_t>(config.at("r").as_unsigned()), .alpha = config.at("lora_alpha").as_number()}));
                  }}};
     }
+    if (cls.starts_with("LoRA(use_nola=True)")) {   // the module is called as the delta is: delta.weight
+        return {{"weight", "base.", Activation::none, "", [](peft::LayerShape shape, const peft::Value& config) {
+                     return make_nola<T>(shape, config, "rank", "num_basis_A", "num_basis_B", config.at("alpha").as_number());
+                 }, &fill_nola_linear<T>, &nola_linear_name}};
+    }
+    if (cls == "NOLA2") {
+        return {{"fc", "", Activation::none, "", [](peft::LayerShape shape, const peft::Value& config) { return make_nola<T>(shape, config, "rank", "ka", "kb", 1); }, &fill_nola2<T>, nullptr, true}};
+    }
     return {};
 }
 
@@ -276,9 +288,12 @@ template <class T> Outcome replay_method(Case<T>& c, const std::vector<MethodSta
     Modules<T, Base> modules;
     peft::Bank<T> bank;
     for (const auto& stage : stages) {
-        auto module = make_module<T, Base>(c, stage.module, stage.key, stage.after);
+        std::unique_ptr<Module<T, Base>> module;
+        if (stage.branch_only) module.reset(new Module<T, Base>{stage.module, stage.key, Base({c.input("x").cols(), c.input("y").cols()}, false), stage.after, nullptr, nullptr, {}, {}});
+        else module = make_module<T, Base>(c, stage.module, stage.key, stage.after);
         auto method = stage.make(module->base.shape(), c.json().at("config"));
-        peft::AnyAdapter<T>::each_tensor(method, [&](std::string_view name, auto& tensor, peft::Role, peft::TensorShape) {
+        if (stage.fill != nullptr) stage.fill(c, method);
+        else peft::AnyAdapter<T>::each_tensor(method, [&](std::string_view name, auto& tensor, peft::Role, peft::TensorShape) {
             if constexpr (std::is_same_v<typename std::remove_reference_t<decltype(tensor)>::value_type, T>) {
                 const auto values = c.input("adapter." + std::string(name) + stage.suffix);
                 tensor.assign(peft::MatrixView<const T>(values.data(), tensor.rows(), tensor.cols()));
@@ -295,7 +310,8 @@ template <class T> Outcome replay_method(Case<T>& c, const std::vector<MethodSta
     for (std::size_t k = 0; k < stages.size(); ++k) {
         peft::AnyAdapter<T>::each_tensor(modules[k]->layer->method(), [&](std::string_view name, auto& tensor, peft::Role, peft::TensorShape) {
             if constexpr (std::is_same_v<typename std::remove_reference_t<decltype(tensor)>::value_type, T>) {
-                c.compare("grad." + std::string(name) + stages[k].suffix, peft::MatrixView<const T>(std::as_const(tensor).grad()));
+                const std::string called = stages[k].name != nullptr ? stages[k].name(name) : std::string(name);
+                c.compare("grad." + called + stages[k].suffix, peft::MatrixView<const T>(std::as_const(tensor).grad()));
             }
         });
     }

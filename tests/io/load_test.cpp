@@ -548,6 +548,8 @@ TEMPLATE_TEST_CASE("format tables: keys name the tensors the method has", "", fl
     check(peft::LoRA<TestType>(shape, {.bias = true}));
     check(peft::DoRA<TestType>(shape));
     check(peft::IA3<TestType>(shape));
+    check(peft::NOLA<TestType>(shape));
+    check(peft::NOLA<TestType, peft::StoredBasis<TestType>>(shape));
     check(peft::SSF<TestType>(shape));
     check(peft::Trained<TestType>(shape));
     check(peft::PiSSA<TestType>(shape));
