@@ -5,6 +5,7 @@
 #include <peft/adapters/full/trained.hpp>
 #include <peft/adapters/low_rank/dora.hpp>
 #include <peft/adapters/low_rank/lora.hpp>
+#include <peft/adapters/shared_basis/nola.hpp>
 #include <peft/layers/adapted.hpp>
 #include <peft/linear/dense.hpp>
 
@@ -140,6 +141,7 @@ template <class S> struct Stack {
             add(peft::DoRA<T>(shape, {.rank = 2, .alpha = 1}), 0.1);
             add(peft::IA3<T>(shape, {.feedforward = true}), 0.2);
             add(peft::Trained<T>(shape), 0.1);
+            add(peft::NOLA<T>(shape, {.rank = 4, .basis_a = 20, .basis_b = 30}), 0.3);
         }
         with_nan = make_layer<T>(base, peft::LoRA<T>(shape, {.rank = 2}), 30, 0.1, special);
         with_nan->parameters()[1].value()[2 * shape.out - 1] = std::numeric_limits<T>::quiet_NaN();
