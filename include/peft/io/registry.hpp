@@ -67,10 +67,7 @@ public:
     /// (not I32, for a parameter of indices).
     template <class V> void read(std::string_view key, TensorShape shape, Parameter<V>& parameter) {
         const TensorInfo* info = find(key);
-        if (info == nullptr) {
-            throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = detail::shape_text(shape),
-                              .found = consumed_.empty() ? why_ : "only " + consumed_.back()});
-        }
+        if (info == nullptr) refuse_missing(key, detail::shape_text(shape));
         if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
             throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = detail::dims_text(info->shape)});
         }
@@ -78,6 +75,23 @@ public:
         file_.template read_values<V>(*info, values.flat());
         parameter.assign(values);
         consumed_.push_back(info->name);
+    }
+    /// How many elements a tensor of one dimension has, where the configuration does not tell. Throws FormatError when it is
+    /// missing or has another number of dimensions.
+    std::size_t length(std::string_view key) const {
+        const TensorInfo* info = find(key);
+        if (info == nullptr) refuse_missing(key, "a tensor of one dimension");
+        if (info->shape.size() != 1) {
+            throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = "one dimension", .found = detail::dims_text(info->shape)});
+        }
+        return info->shape[0];
+    }
+    /// Throws FormatError about a tensor that was read.
+    [[noreturn]] void refuse_tensor(std::string_view key, std::string_view message, ErrorContext what) const {
+        const TensorInfo* info = find(key);
+        what.file = file_.path();
+        what.subject = info != nullptr ? info->name : std::string(key);
+        throw FormatError(message, std::move(what));
     }
     /// The tensor of all modules, "base_model.<key>" or "<key>", as a matrix; empty if the file lacks it. Throws FormatError
     /// when it has not two dimensions, or is not of floating point.
@@ -106,6 +120,11 @@ public:
     void set_shared_object(std::shared_ptr<void> object) { shared_ = std::move(object); }
 
 private:
+    [[noreturn]] void refuse_missing(std::string_view key, std::string expected) const {
+        throw FormatError("a tensor is missing", {.file = file_.path(), .subject = "base_model.model." + module_ + "." + std::string(key), .expected = std::move(expected),
+                          .found = consumed_.empty() ? why_ : "only " + consumed_.back()});
+    }
+
     const Value& config_;
     const LoadOptions& options_;
     const TargetRules& rules_;
@@ -203,10 +222,12 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
             context.refuse(error.what(), {.subject = context.module()});
         }
     }
+    if constexpr (requires { hf_format<M>::length_of; }) method.resize(context.length(key_of(hf_format<M>::keys, hf_format<M>::length_of).key));
     M::each_tensor(method, [&](std::string_view name, auto& tensor, Role role, TensorShape on_disk = {}) {
         if (role == Role::shared || role == Role::rebuilt) return;
         context.read(key_of(hf_format<M>::keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
     });
+    if constexpr (requires { hf_format<M>::check(method, context); }) hf_format<M>::check(method, context);
     return AnyAdapter<T>(std::move(method));
 }
 
