@@ -36,6 +36,7 @@ template <Scalar T> class LoRA;
 template <Scalar T, class Basis> class NOLA;
 template <Scalar T> class SGD;
 template <Scalar T> class SSF;
+template <Scalar T> class SaRA;
 template <Scalar T> struct SharedProjection;
 template <Scalar T> class StoredBasis;
 template <Scalar T> class Trained;

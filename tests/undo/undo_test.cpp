@@ -6,6 +6,7 @@
 #include <peft/adapters/low_rank/dora.hpp>
 #include <peft/adapters/low_rank/lora.hpp>
 #include <peft/adapters/shared_basis/nola.hpp>
+#include <peft/adapters/sparse/sara.hpp>
 #include <peft/layers/adapted.hpp>
 #include <peft/linear/dense.hpp>
 
@@ -111,6 +112,11 @@ std::unique_ptr<AnyLayer<T>> make_layer(Base& base, Method method, std::uint64_t
             const std::size_t width = parameter.size() / base.shape().out;
             if (parameter.name == "lora_B") std::fill_n(parameter.value().begin() + static_cast<std::ptrdiff_t>(row * width), width, T(0));
             if (parameter.name == "ia3_l" || parameter.name == "ssf_scale") parameter.value()[row] = 1;
+            if constexpr (requires { layer.method().positions(); }) {
+                for (std::size_t k = 0; k < parameter.size(); ++k) {
+                    if (static_cast<std::size_t>(layer.method().positions()[k]) / base.shape().in == row) parameter.value()[k] = 0;
+                }
+            }
         }
         parameter.touch();
     }
@@ -137,6 +143,7 @@ template <class S> struct Stack {
         add(peft::LoRA<T>(shape, {.rank = 16, .alpha = 0.5, .rank_stabilized = true}), 0.3);
         add(peft::IA3<T>(shape), 0.2);
         add(peft::SSF<T>(shape), 0.1);
+        add(peft::SaRA<T>(shape, {.threshold = 0.05}), 0.1);
         if (!sparing) {
             add(peft::DoRA<T>(shape, {.rank = 2, .alpha = 1}), 0.1);
             add(peft::IA3<T>(shape, {.feedforward = true}), 0.2);

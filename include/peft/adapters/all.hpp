@@ -8,6 +8,7 @@
 #include <peft/adapters/low_rank/pissa.hpp>
 #include <peft/adapters/shared_basis/nola.hpp>
 #include <peft/adapters/shared_basis/vera.hpp>
+#include <peft/adapters/sparse/sara.hpp>
 
 PEFT_ISA_BEGIN
 
@@ -25,6 +26,7 @@ using all_methods = method_list<
     OLoRA<T>,
     PiSSA<T>,
     SSF<T>,
+    SaRA<T>,
     Trained<T>,
     VeRA<T>>;
 
