@@ -5,7 +5,10 @@
 #include <peft/adapters/full/trained.hpp>
 #include <peft/adapters/low_rank/dora.hpp>
 #include <peft/adapters/low_rank/lora.hpp>
+#include <peft/adapters/low_rank/olora.hpp>
+#include <peft/adapters/low_rank/pissa.hpp>
 #include <peft/adapters/shared_basis/nola.hpp>
+#include <peft/adapters/shared_basis/vera.hpp>
 #include <peft/adapters/sparse/sara.hpp>
 #include <peft/layers/adapted.hpp>
 #include <peft/linear/dense.hpp>
@@ -149,6 +152,9 @@ template <class S> struct Stack {
             add(peft::IA3<T>(shape, {.feedforward = true}), 0.2);
             add(peft::Trained<T>(shape), 0.1);
             add(peft::NOLA<T>(shape, {.rank = 4, .basis_a = 20, .basis_b = 30}), 0.3);
+            add(peft::PiSSA<T>(shape, {.rank = 3, .alpha = 6}), 0.1);
+            add(peft::OLoRA<T>(shape, {.rank = 3, .alpha = 3}), 0.1);
+            add(peft::VeRA<T>(shape, {.rank = 5}), 0.3);
         }
         with_nan = make_layer<T>(base, peft::LoRA<T>(shape, {.rank = 2}), 30, 0.1, special);
         with_nan->parameters()[1].value()[2 * shape.out - 1] = std::numeric_limits<T>::quiet_NaN();
@@ -309,4 +315,24 @@ TEMPLATE_TEST_CASE("undo: the journal is at most an eighth of the weight while t
         }
     }
     std::printf("\n");
+}
+
+TEMPLATE_TEST_CASE("undo: a base that a start was taken out of gets its bytes back, merged in between or not", "", float, double, bfloat16, float16) {
+    using S = TestType;
+    using T = Compute<S>;
+    constexpr LayerShape shape{41, 300};
+    peft::DenseLinear<T, S> base = random_base<S>(shape, 1, 0.5);
+    plant_small(base, 2);
+    const Matrix<S> before = base.stored();
+    const auto same = [&](const Matrix<S>& now) { return std::memcmp(before.data(), now.data(), before.size() * sizeof(S)) == 0; };
+    for (std::size_t cycle = 0; cycle < 5; ++cycle) {
+        auto layer = peft::adapt(base, peft::PiSSA<T>(shape, {.rank = 1 + 4 * cycle, .alpha = 2, .rebase = true}));
+        CHECK_FALSE(same(base.stored()));
+        const Matrix<S> residual = base.stored();
+        layer.merge();
+        layer.unmerge();
+        CHECK(std::memcmp(residual.data(), base.stored().data(), residual.size() * sizeof(S)) == 0);
+        layer.restore_base();
+        CHECK(same(base.stored()));
+    }
 }
