@@ -1,6 +1,7 @@
 #pragma once
 
-/// Everything public but the glue in ext/. The file part needs nlohmann/json and is there when the compiler finds it.
+/// Everything public but the glue in ext/. The file part needs nlohmann/json and is there when the compiler finds it, unless
+/// PEFT_NO_FILES is defined.
 #include <peft/adapters/all.hpp>
 #include <peft/fwd.hpp>
 #include <peft/layers/adapted.hpp>
@@ -21,7 +22,7 @@
 #include <peft/optim/schedule.hpp>
 #include <peft/optim/sgd.hpp>
 
-#if __has_include(<nlohmann/json.hpp>)
+#if __has_include(<nlohmann/json.hpp>) && !defined(PEFT_NO_FILES)
 #include <peft/io/load.hpp>
 #include <peft/io/save.hpp>
 #include <peft/io/training_state.hpp>
