@@ -1,0 +1,41 @@
+# What every consumer checks after the library is part of it. Nothing but the library may come along: no tests, no programs,
+# no flags, no settings in the consumer's own scope, and no install rules unless the consumer set PEFT_INSTALL.
+foreach(option IN ITEMS PEFT_BUILD_TESTS PEFT_BUILD_BENCHMARKS PEFT_BUILD_EXAMPLES PEFT_INSTALL)
+  if("$CACHE{${option}}")
+    message(FATAL_ERROR "${option} is on in a consumer")
+  endif()
+endforeach()
+
+# expect_only_library(<folder>): of the folders that the library brought
+function(expect_only_library folder)
+  get_property(targets DIRECTORY ${folder} PROPERTY BUILDSYSTEM_TARGETS)
+  if(NOT targets STREQUAL "peft")
+    message(FATAL_ERROR "the library brings these targets into a consumer: ${targets}")
+  endif()
+  get_property(below DIRECTORY ${folder} PROPERTY SUBDIRECTORIES)
+  get_property(tests DIRECTORY ${folder} PROPERTY TESTS)
+  if(below OR tests)
+    message(FATAL_ERROR "the library brings folders or tests into a consumer: ${below} ${tests}")
+  endif()
+endfunction()
+
+foreach(property IN ITEMS COMPILE_OPTIONS COMPILE_DEFINITIONS LINK_OPTIONS SOURCES)
+  get_target_property(value peft::peft INTERFACE_${property})
+  if(value)
+    message(FATAL_ERROR "peft::peft hands ${property} to a consumer: ${value}")
+  endif()
+endforeach()
+get_target_property(features peft::peft INTERFACE_COMPILE_FEATURES)
+if(NOT features STREQUAL "cxx_std_20")
+  message(FATAL_ERROR "peft::peft asks for ${features}")
+endif()
+foreach(variable IN ITEMS CMAKE_RUNTIME_OUTPUT_DIRECTORY CMAKE_CXX_COMPILER_LAUNCHER CMAKE_EXPORT_COMPILE_COMMANDS CMAKE_BUILD_TYPE CMAKE_CXX_EXTENSIONS
+                          CMAKE_CXX_FLAGS)
+  if(NOT "${${variable}}" STREQUAL "$CACHE{${variable}}" OR (DEFINED ${variable} AND NOT DEFINED CACHE{${variable}}))
+    message(FATAL_ERROR "${variable} is set in a consumer: '${${variable}}'")
+  endif()
+endforeach()
+
+add_executable(consumer ${CMAKE_CURRENT_LIST_DIR}/main.cpp ${CMAKE_CURRENT_LIST_DIR}/other.cpp)
+target_link_libraries(consumer PRIVATE peft::peft)
+target_compile_definitions(consumer PRIVATE PEFT_EXPECT_FILES)
