@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -69,9 +70,9 @@ public:
         if (value == nullptr || *value < 0) mismatch(what, "an integer that is not negative");
         return static_cast<std::uint64_t>(*value);
     }
-    double as_real(std::string_view what = {}) const { return get<double>(what, "a real number"); }
+    PEFT_INLINE double as_real(std::string_view what = {}) const { return get<double>(what, "a real number"); }
     /// An integer or a real as double.
-    double as_number(std::string_view what = {}) const {
+    PEFT_INLINE double as_number(std::string_view what = {}) const {
         if (const auto* value = std::get_if<std::int64_t>(&data_)) return static_cast<double>(*value);
         if (const auto* value = std::get_if<std::uint64_t>(&data_)) return static_cast<double>(*value);
         return get<double>(what, "a number");
@@ -155,8 +156,22 @@ inline std::string Value::describe() const {
 
 inline bool operator==(const Value& a, const Value& b) {
     if (a.data_.index() != b.data_.index()) return false;
+    // Not a.data_ == b.data_: that compares doubles in a function that units with other -m flags would share. From their bits,
+    // equal are the same number that is no NaN, and the two zeros.
+    if (const auto* real = std::get_if<double>(&a.data_)) {
+        std::uint64_t x = 0, y = 0;
+        std::memcpy(&x, real, sizeof x);
+        std::memcpy(&y, std::get_if<double>(&b.data_), sizeof y);
+        constexpr std::uint64_t infinity = std::uint64_t{0x7ff} << 52;
+        return x == y ? (x & ~(std::uint64_t{1} << 63)) <= infinity : ((x | y) << 1) == 0;
+    }
+    if (const auto* flag = std::get_if<bool>(&a.data_)) return *flag == *std::get_if<bool>(&b.data_);
+    if (const auto* number = std::get_if<std::int64_t>(&a.data_)) return *number == *std::get_if<std::int64_t>(&b.data_);
+    if (const auto* number = std::get_if<std::uint64_t>(&a.data_)) return *number == *std::get_if<std::uint64_t>(&b.data_);
+    if (const auto* text = std::get_if<std::string>(&a.data_)) return *text == *std::get_if<std::string>(&b.data_);
+    if (const auto* items = std::get_if<Value::Array>(&a.data_)) return *items == *std::get_if<Value::Array>(&b.data_);
     const auto* left = std::get_if<Value::Object>(&a.data_);
-    if (left == nullptr) return a.data_ == b.data_;
+    if (left == nullptr) return true;   // both are null
     const auto* right = std::get_if<Value::Object>(&b.data_);
     if (left->size() != right->size()) return false;
     const auto sorted = [](const Value::Object& members) {

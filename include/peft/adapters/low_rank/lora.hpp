@@ -108,10 +108,6 @@ private:
     T scale_ = 1;
 };
 
-PEFT_ISA_END
-
-PEFT_BEGIN
-
 /// Upstream's LoRA configuration carries many switches; what is not a ConfigField must be off.
 struct LoRAFormat {
     static constexpr std::array neutral{"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "loftq_config", "megatron_config",
@@ -148,6 +144,10 @@ struct LoRAFormat {
                           {.subject = "init_lora_weights", .found = std::string(name)});
     }
 };
+
+PEFT_ISA_END
+
+PEFT_BEGIN
 
 template <Scalar T> struct hf_format<LoRA<T>> {
     using O = typename LoRA<T>::Options;
