@@ -100,7 +100,7 @@ inline std::string to_text(double value) {
     const auto result = std::to_chars(buffer, buffer + sizeof buffer, value);
     return std::string(buffer, result.ptr);
 }
-inline std::string to_text(float value) { return to_text(static_cast<double>(value)); }
+PEFT_INLINE std::string to_text(float value) { return to_text(static_cast<double>(value)); }
 inline std::string to_text(std::size_t value) { return std::to_string(value); }
 inline std::string to_text(int value) { return std::to_string(value); }
 inline std::string to_text(bool value) { return value ? "true" : "false"; }
