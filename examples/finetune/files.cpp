@@ -43,7 +43,8 @@ std::uintmax_t save_adapter(const std::filesystem::path& directory, Network& net
 }
 
 Network load_adapter(const std::filesystem::path& directory, LanguageModel& model) {
-    auto adapter = peft::io::load_adapter<float>(directory.string());
+    // The model is the published one, not what PiSSA would leave of it; projections that a file leaves out have its largest layers' shape.
+    auto adapter = peft::io::load_adapter<float>(directory.string(), {.base = peft::BaseKind::original, .largest = model.largest()});
     Network network(model, [&](std::string_view name, peft::DenseLinear<float>& base) { return adapter.attach(name, base); });
     adapter.finish();   // every tensor of the file has found its layer
     return network;

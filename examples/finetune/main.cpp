@@ -128,6 +128,7 @@ Outcome run(const Method& method, LanguageModel& model, const Text& text, const 
     outcome.before = mean_loss(logits_of(model), held_out);
     const std::string state = o.state.empty() ? std::string() : o.state.string() + "." + method.name;
     auto result = train(network, text.train, held_out, {.steps = o.steps, .batch = o.batch, .learning_rate = o.learning_rate > 0 ? o.learning_rate : method.learning_rate, .seed = o.settings.seed, .state = state, .save_every = o.save_every, .resume = o.resume}, method.name);
+    outcome.early = result.curve[(result.curve.size() - 1) / 10].second;
     outcome.after = result.curve.back().second;
     outcome.curve = std::move(result.curve);
     outcome.seconds_per_step = result.seconds_per_step;
@@ -161,7 +162,7 @@ std::string prompt_from(const std::string& text) {
     return line.substr(0, line.find_last_of(" \n") + 1);
 }
 
-int main_with(const Options& o) {
+int main_with(Options o) {
     const auto methods = chosen(o.methods);
     peft::set_threads(o.threads);
     const Text base = base_text(o.base_text, o.shape.context);
@@ -169,6 +170,7 @@ int main_with(const Options& o) {
     fs::create_directories(o.out);
 
     LanguageModel model(o.shape, o.settings.seed);
+    o.settings.projection = peft::SharedProjection<float>::seeded(256, model.largest(), o.settings.seed);
     if (o.resume) {
         load_model(o.out / "base.safetensors", model);
     } else {

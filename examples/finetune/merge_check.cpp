@@ -1,6 +1,10 @@
 #include "merge_check.hpp"
 
 #include <peft/adapters/low_rank/dora.hpp>
+#include <peft/adapters/low_rank/olora.hpp>
+#include <peft/adapters/low_rank/pissa.hpp>
+#include <peft/adapters/shared_basis/nola.hpp>
+#include <peft/adapters/shared_basis/vera.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +18,15 @@ using DenseLinear = peft::DenseLinear<float>;
 
 void make_absolute(std::span<float> values) {
     for (float& value : values) value = std::fabs(value);
+}
+
+/// The same map with all its terms in sight: methods that subtract, or that keep their matrices elsewhere, as plain LoRA.
+AnyAdapter spelled_out(const AnyAdapter& method) {
+    if (const auto* pissa = method.get_if<peft::PiSSA<float>>()) return pissa->to_lora();
+    if (const auto* olora = method.get_if<peft::OLoRA<float>>()) return olora->to_lora();
+    if (const auto* vera = method.get_if<peft::VeRA<float>>()) return vera->to_lora();
+    if (const auto* nola = method.get_if<peft::NOLA<float>>()) return nola->to_lora();
+    return method;
 }
 
 /// The method with every tensor replaced by its absolute values.
@@ -49,7 +62,7 @@ Matrix sum_of_magnitudes(const Layer& layer, Matrix x) {
     make_absolute(base.stored().flat());
     make_absolute(base.bias());
     make_absolute(x.flat());
-    AnyAdapter method = absolute(layer.method());
+    AnyAdapter method = absolute(spelled_out(layer.method()));
     Matrix scale;
     if (const auto* dora = layer.method().get_if<peft::DoRA<float>>()) {
         // Absolute values also enlarge the norms DoRA divides by: multiply them back in.
@@ -77,7 +90,9 @@ MergeCheck::MergeCheck(Network& network, const Batch& batch, std::size_t rank) {
         const Matrix magnitudes = sum_of_magnitudes(layer, std::move(x));
         constexpr double u = 0x1p-24;
         constexpr std::size_t others = 8;   // scale, ratio, bias, rounding of W', and those of the sum of magnitudes itself
-        const double n = static_cast<double>(layer.shape().in + rank + others);
+        const AnyAdapter plain = spelled_out(layer.method());   // of VeRA and PiSSA, another rank
+        const auto* lora = plain.get_if<peft::LoRA<float>>();
+        const double n = static_cast<double>(layer.shape().in + (lora != nullptr ? lora->options().rank : rank) + others);
         const double gamma = n * u / (1 - n * u);
         for (std::size_t i = 0; i < magnitudes.size(); ++i) record.bound.data()[i] = 2 * gamma * static_cast<double>(magnitudes.data()[i]);
         layers_.push_back(std::move(record));

@@ -1,17 +1,23 @@
 #pragma once
 #include "model.hpp"
 
+#include <peft/adapters/shared_basis/shared_projection.hpp>
+
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace finetune {
 
-/// What the command line says of all methods.
+using peft::LayerShape;
+
+/// What the command line and the model say of all methods.
 struct MethodSettings {
     std::size_t rank = 8;
     double alpha = 16;
     std::uint64_t seed = 1;
+    LayerShape largest{};   ///< largest in and largest out of the model's layers
+    std::shared_ptr<peft::SharedProjection<float>> projection{};   ///< of VeRA: one for the whole model
 };
 
 /// A way of fine-tuning: its name on the command line and how it is put on a layer.
@@ -19,7 +25,7 @@ struct Method {
     std::string name;
     double learning_rate;   ///< sensible for this method: methods that train few numbers want larger ones
     std::string color;      ///< in the plot
-    std::function<peft::AnyAdapter<float>(std::string_view layer, peft::LayerShape shape, const MethodSettings& settings)> make;
+    std::function<peft::AnyAdapter<float>(std::string_view layer, LayerShape shape, const MethodSettings& settings)> make;
 };
 
 /// All of them. A new method is one line in methods.cpp.

@@ -5,6 +5,7 @@
 #include <peft/layers/any_adapter.hpp>
 #include <peft/linear/dense.hpp>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <memory>
@@ -35,6 +36,10 @@ struct LanguageModel {
     peft::Matrix<float> logits(std::span<const std::uint8_t> windows) const;
     /// Numbers of the model.
     std::size_t count() const;
+    /// Largest in and largest out of the linear layers.
+    peft::LayerShape largest() const {
+        return {std::max(fc1.shape().in, fc1.shape().out), std::max(fc1.shape().out, head.shape().out)};
+    }
 
     ModelShape shape;
     peft::Parameter<float> embedding;   ///< (256 x embedding)

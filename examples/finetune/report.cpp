@@ -26,12 +26,12 @@ void print_table(const std::vector<Outcome>& outcomes) {
     const auto full = std::find_if(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return o.method == "full"; });
     const double full_drop = full == outcomes.end() ? 0 : full->before - full->after;
     const double full_time = full == outcomes.end() ? 0 : full->seconds_per_step;
-    std::printf("\n                    trained          held-out loss (nats a byte)            of full's   time of a step      adapter   merged - unmerged\n");
-    std::printf("method       numbers    share    before   after  merged    drop         drop      ms    of full         file   of its bound\n");
+    std::printf("\n                    trained          held-out loss (nats a byte)                    of full's   time of a step      adapter   merged - unmerged\n");
+    std::printf("method       numbers    share    before    1/10   after  merged    drop         drop      ms    of full         file   of its bound\n");
     for (const Outcome& o : outcomes) {
         const double drop = o.before - o.after;
-        std::printf("%-10s  %8zu  %6.2f %%    %6.3f  %6.3f  %6.3f  %6s       %6s  %6.2f     %6s   %10s        %6.2f %%\n", o.method.c_str(), o.trained, 100 * o.share,
-                    o.before, o.after, o.merged, percent(drop, o.before, "%.1f %%").c_str(), percent(drop, full_drop, "%.0f %%").c_str(), 1e3 * o.seconds_per_step,
+        std::printf("%-10s  %8zu  %6.2f %%    %6.3f  %6.3f  %6.3f  %6.3f  %6s       %6s  %6.2f     %6s   %10s        %6.2f %%\n", o.method.c_str(), o.trained, 100 * o.share,
+                    o.before, o.early, o.after, o.merged, percent(drop, o.before, "%.1f %%").c_str(), percent(drop, full_drop, "%.0f %%").c_str(), 1e3 * o.seconds_per_step,
                     percent(o.seconds_per_step, full_time, "%.0f %%").c_str(), size_text(o.file_bytes).c_str(), 100 * o.rounding);
     }
 }

@@ -12,7 +12,7 @@ struct Outcome {
     std::string method;
     std::size_t trained = 0;                    ///< numbers
     double share = 0;                           ///< of the numbers of the model
-    double before = 0, after = 0, merged = 0;   ///< held-out loss, nats a byte
+    double before = 0, early = 0, after = 0, merged = 0;   ///< held-out loss, nats a byte; early: after a tenth of the steps
     double rounding = 0;                        ///< largest |merged - unmerged| output / its bound
     double seconds_per_step = 0;
     std::uintmax_t file_bytes = 0;

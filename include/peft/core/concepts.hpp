@@ -1,5 +1,6 @@
 #pragma once
 #include <peft/core/arena.hpp>
+#include <peft/core/function_ref.hpp>
 #include <peft/core/matrix_view.hpp>
 #include <peft/core/parameter.hpp>
 #include <peft/core/plan.hpp>
@@ -99,6 +100,9 @@ private:
     const void* base_ = nullptr;
     const Operations* operations_ = nullptr;
 };
+
+/// Writes numbers of W one by one: positions row * in + column, rising, and what to write there.
+template <Scalar T> using EntryWriter = FunctionRef<void(std::span<const std::int32_t>, std::span<const T>)>;
 
 namespace detail {
 struct Nothing {};

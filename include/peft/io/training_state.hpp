@@ -151,7 +151,7 @@ private:
     void append_description(const std::string& prefix, const Description<T>& description, std::size_t& number) {
         const std::string key = prefix + std::to_string(number++) + "/";
         fact(key + "type", description.peft_type);
-        fact(key + "seed", std::to_string(description.seed));
+        fact(key + "random_seed", std::to_string(description.seed));
         for (const DescribedField& field : description.fields) fact(key + field.key, dump_json(field.value, -1));
     }
 

@@ -348,18 +348,21 @@ public:
 
     // --- a start taken out of the base
 
-    /// True while the base holds what is left without the method's start.
-    bool rebased() const noexcept { return rebase_ != nullptr; }
-    /// Gives the base the bits back that it had before a method with {.rebase = true} took its start out of it. The layer goes
-    /// on computing the same map, in delta form. StateError, with nothing changed, when the base holds its own bits already,
-    /// when the layer is merged, or when somebody wrote to the base.
+    /// True while the base is the method's to change: it holds what is left without the method's start (PiSSA with .rebase),
+    /// or the trained numbers themselves (SaRA with .in_place).
+    bool rebased() const noexcept { return rebased_; }
+    /// Gives the base the bits back that it had before. The layer goes on computing the same map, in delta form. StateError,
+    /// with nothing changed, when the base holds its own bits already, when the layer is merged, or when somebody wrote to the
+    /// base (numbers that are trained in place are written back without looking).
     void restore_base()
         requires WritableLinear<BaseType> && detail::Rebasable<Method>
     {
         if (!rebased()) throw StateError("the base holds its own weights", {.subject = "restore_base"});
         if (merged()) throw StateError("the layer is merged; unmerge it first", {.subject = "restore_base"});
-        unmerge_from(base(), *rebase_);
+        if (rebase_ != nullptr) unmerge_from(base(), *rebase_);
+        else write_entries(true);
         rebase_.reset();
+        rebased_ = false;
         method_.set_rebased(false);
         refresh();
     }
@@ -500,9 +503,12 @@ private:
             if (!method_.wants_rebase()) return;
             if constexpr (WritableLinear<BaseType> && !detail::is_adapted_v<BaseType>) {
                 if (users_.use_count() > 2) throw StateError("another layer uses this base; the method can have it in delta form only", {.subject = "adapt: rebase"});
-                auto record = std::make_unique<MergeRecord<T>>();
-                *record = merge_into(base(), method_.rebase_plan());
-                rebase_ = std::move(record);
+                if (PlanPointer<T> plan = detail::rebase_plan(method_)) {
+                    auto record = std::make_unique<MergeRecord<T>>();
+                    *record = merge_into(base(), std::move(plan));
+                    rebase_ = std::move(record);
+                }
+                rebased_ = true;
                 method_.set_rebased(true);
             } else {
                 throw StateError("this base cannot be written; the method can have it in delta form only", {.subject = "adapt: rebase"});
@@ -510,7 +516,20 @@ private:
         }
     }
 
+    /// Numbers that the method trains in place, into the base: its own, or the original ones.
+    void write_entries(bool original) {
+        if constexpr (WritableLinear<BaseType> && detail::Rebasable<Method> && !detail::is_adapted_v<BaseType>) {
+            detail::write_entries(method_, [this](std::span<const std::int32_t> positions, std::span<const T> values) { write_each(base(), positions, values); }, original);
+        }
+    }
+
     void refresh() {
+        if constexpr (detail::Rebasable<Method>) {
+            if (rebased_ && rebase_ == nullptr && written_version_ != detail::version_of(method_)) {
+                write_entries(false);
+                written_version_ = detail::version_of(method_);
+            }
+        }
         if constexpr (detail::HasDerived<Method>) {
             const std::uint64_t version = detail::version_of(method_);
             const std::uint64_t token = detail::merge_token_of(base());
@@ -544,6 +563,8 @@ private:
     std::shared_ptr<const char> identity_ = std::make_shared<const char>('\0');   // known by its address, which stays when the layer moves
     std::shared_ptr<const char> users_ = detail::join_base(base());   // the base's share and those of all layers on it
     std::unique_ptr<MergeRecord<T>> rebase_;
+    std::uint64_t written_version_ = 0;   // of the numbers trained in place
+    bool rebased_ = false;
     std::unique_ptr<MergeRecord<T>> record_;
     bool merged_inner_ = false;
 };

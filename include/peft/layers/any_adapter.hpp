@@ -46,6 +46,7 @@ public:
     bool needs_readable_base() const { return model_->needs_readable_base(); }
     bool wants_rebase() const { return model_->wants_rebase(); }
     PlanPointer<T> rebase_plan() const { return model_->rebase_plan(); }
+    void write_entries(EntryWriter<T> writer, bool original) const { model_->write_entries(writer, original); }
     void set_rebased(bool rebased) { model_->set_rebased(rebased); }
 
     void start(const BaseView<T>& base, std::uint64_t stream) { model_->start(base, stream); }
@@ -97,6 +98,7 @@ private:
         virtual bool needs_readable_base() const = 0;
         virtual bool wants_rebase() const = 0;
         virtual PlanPointer<T> rebase_plan() const = 0;
+        virtual void write_entries(EntryWriter<T>, bool) const = 0;
         virtual void set_rebased(bool) = 0;
         virtual void start(const BaseView<T>&, std::uint64_t) = 0;
         virtual void derive(const BaseView<T>&, std::shared_ptr<void>&) const = 0;
@@ -128,10 +130,8 @@ private:
             if constexpr (detail::Rebasable<M>) return method.wants_rebase();
             else return false;
         }
-        PlanPointer<T> rebase_plan() const override {
-            if constexpr (detail::Rebasable<M>) return method.rebase_plan();
-            else return nullptr;
-        }
+        PlanPointer<T> rebase_plan() const override { return detail::rebase_plan(method); }
+        void write_entries(EntryWriter<T> writer, bool original) const override { detail::write_entries(method, writer, original); }
         void set_rebased(bool rebased) override {
             if constexpr (detail::Rebasable<M>) method.set_rebased(rebased);
             else static_cast<void>(rebased);

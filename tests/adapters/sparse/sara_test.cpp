@@ -2,6 +2,7 @@
 
 #include <peft/adapters/sparse/sara.hpp>
 #include <peft/kernels/matmul.hpp>
+#include <peft/layers/any_adapter.hpp>
 
 using namespace peft_test;
 using peft::SaRA;
@@ -171,4 +172,81 @@ TEST_CASE("sara: positions that were assigned are kept, and those that do not fi
     const Matrix<double> y = layer.forward(x), y_base = base_output(base, x);
     CHECK(y(0, 1) == y_base(0, 1) + 2 * x(0, 2));
     CHECK(y(1, 0) == y_base(1, 0));
+}
+
+TEMPLATE_TEST_CASE("sara: in place, the base is trained itself and gets its bits back", "", float, peft::bfloat16) {
+    using S = TestType;
+    constexpr LayerShape shape{40, 30};
+    const peft::DenseLinear<float, S> original(random_matrix<float>(shape.out, shape.in, 1), random_matrix<float>(1, shape.out, 2));
+    peft::DenseLinear<float, S> base = original, beside = original;
+    const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.stored().data(), b.stored().data(), a.stored().size() * sizeof(S)) == 0; };
+    auto layer = peft::adapt(base, SaRA<float>(shape, {.share = 0.2, .in_place = true}));
+    auto delta = peft::adapt(beside, SaRA<float>(shape, {.share = 0.2}));
+    CHECK(layer.rebased());
+    CHECK(same(base, original));
+    const auto x = random_matrix<float>(6, shape.in, 3), dy = random_matrix<float>(6, shape.out, 4);
+    // 2^-8 of the weights for bf16, whose sums are rounded; the rest is the rounding of the products
+    const float unit = std::is_same_v<S, float> ? 0x1p-23f : 0x1p-8f;
+    const float tolerance = 2 * unit * static_cast<float>(shape.in);
+    const auto close = [&](const Matrix<float>& a, const Matrix<float>& b) {
+        bool all = true;
+        for (std::size_t i = 0; i < a.size(); ++i) all = all && std::fabs(a.data()[i] - b.data()[i]) <= tolerance;
+        return all;
+    };
+    auto tape = layer.make_tape(), delta_tape = delta.make_tape();
+    Matrix<float> y(6, shape.out), z(6, shape.out), dx(6, shape.in), dz(6, shape.in);
+    for (std::uint64_t step = 0; step < 3; ++step) {
+        layer.forward(x, y, tape);
+        delta.forward(x, z, delta_tape);
+        CHECK(close(y, z));
+        layer.backward(dy, dx, tape);
+        delta.backward(dy, dz, delta_tape);
+        CHECK(close(dx, dz));
+        CHECK(same_bytes<float>(layer.parameters()[0].grad(), delta.parameters()[0].grad()));
+        disturb(layer, 7 + step);
+        disturb(delta, 7 + step);
+    }
+    CHECK_FALSE(same(base, original));
+    std::size_t changed = 0;
+    for (std::size_t i = 0; i < base.stored().size(); ++i) changed += std::memcmp(base.stored().data() + i, original.stored().data() + i, sizeof(S)) != 0 ? 1 : 0;
+    CHECK(changed <= layer.method().selection().selected);
+    CHECK(changed > layer.method().selection().selected / 2);
+    CHECK(close(layer.forward(x), delta.forward(x)));
+
+    // merging has nothing left to add
+    const auto trained = base;
+    layer.merge();
+    CHECK(same(base, trained));
+    CHECK_THROWS_AS(layer.restore_base(), peft::StateError);
+    layer.unmerge();
+    layer.restore_base();
+    CHECK(same(base, original));
+    CHECK_FALSE(layer.rebased());
+    CHECK(same_bytes(layer.forward(x), delta.forward(x)));
+    layer.merge();
+    CHECK_FALSE(same(base, original));
+    layer.unmerge();
+    CHECK(same(base, original));
+}
+
+TEST_CASE("sara: in place behind any adapter, and only on a base of its own") {
+    constexpr LayerShape shape{9, 7};
+    const peft::DenseLinear<float> original(random_matrix<float>(shape.out, shape.in, 1));
+    peft::DenseLinear<float> base = original;
+    const SaRA<float> method(shape, {.share = 0.5, .in_place = true});
+    {
+        auto layer = peft::adapt(base, peft::AnyAdapter<float>(method));
+        CHECK_THROWS_WITH(peft::adapt(base, method), Catch::Matchers::ContainsSubstring("another layer uses this base"));
+        disturb(layer, 3);
+        CHECK_FALSE(same_bytes(base.stored(), original.stored()));
+        // a copy of the method starts beside another base, or in it, with that base's numbers
+        peft::DenseLinear<float> other(random_matrix<float>(shape.out, shape.in, 2));
+        const Matrix<float> before = other.stored();
+        auto copy = peft::adapt(other, layer.method());
+        CHECK_FALSE(same_bytes(other.stored(), before));
+        copy.restore_base();
+        CHECK(same_bytes(other.stored(), before));
+        layer.restore_base();
+    }
+    CHECK(same_bytes(base.stored(), original.stored()));
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <peft/adapters/low_rank/lora.hpp>
 #include <peft/adapters/shared_basis/shared_projection.hpp>
 #include <peft/core/hf_format.hpp>
 #include <peft/forms/low_rank.hpp>
@@ -59,6 +60,20 @@ public:
                              .expected = text(options_.rank, shape_) + " at least", .found = text(projection->rank(), largest)});
         }
         projection_ = std::move(projection);
+    }
+
+    /// The same map as a plain LoRA of the same rank: A' = diag(d) A, B' = diag(b) B. Throws StateError before there is a projection.
+    LoRA<T> to_lora() const {
+        if (projection_ == nullptr) throw StateError("the projection is made when the method is put on a layer", {.subject = "vera: to_lora"});
+        LoRA<T> result(shape_, {.rank = options_.rank, .alpha = static_cast<double>(options_.rank), .seed = options_.seed});
+        const auto f = factors();
+        copy<T>(f.a, result.a().value());
+        copy<T>(f.b, result.b().value());
+        for (std::size_t k = 0; k < options_.rank; ++k) peft::scale<T>(d_.flat()[k], result.a().value().row_span(k));
+        for (std::size_t o = 0; o < shape_.out; ++o) peft::scale<T>(b_.flat()[o], result.b().value().row_span(o));
+        result.a().touch();
+        result.b().touch();
+        return result;
     }
 
     /// Makes a projection where none was given. Called by adapt.

@@ -34,6 +34,9 @@ PEFT_ISA_BEGIN
 /// round(share * in * out) smallest of each layer; among equal ones those that come first, row by row. The selection is made
 /// by adapt, from the rows of the base, unless positions were loaded. Few passes over W, no copy of it.
 /// A layer with no weight selected, or with all, is legal; see selection() and expect_selection().
+/// in_place: the layer writes W + S into the base whenever S changes, and keeps the original numbers of the mask;
+/// layer.restore_base() writes them back, bit for bit, and goes on beside the base. The base must be writable and this layer's
+/// alone, else StateError; in bf16 or f16 what is written is rounded, S itself is not.
 /// Parameters changed: call prepare() before inference. Throws OptionError when the threshold is not positive and finite or
 /// the share outside [0, 1], ShapeError beyond 2^31 weights, StateError when the base cannot be read.
 /// Trains as many numbers as are selected. The nuclear-norm loss of the paper is not part of the method.
@@ -45,6 +48,7 @@ public:
     struct Options {
         double threshold = 2e-3;   ///< the paper's
         double share = 0;
+        bool in_place = false;     ///< the base itself holds W + S: forward costs the base's product alone
     };
     struct Derived {
         Matrix<std::int32_t> starts;   ///< of the rows among the positions
@@ -76,15 +80,32 @@ public:
         indices_ = Parameter<std::int32_t>(1, count);
     }
 
-    /// Selects, unless positions were assigned. Called by adapt.
+    /// Selects, unless positions were assigned, and keeps the original numbers for in_place. Called by adapt.
     void start(const BaseView<T>& base, std::uint64_t) {
-        if (indices_.version() != 0) return;
-        const auto size = static_cast<double>(shape_.in * shape_.out);
-        const auto found = sparse::select<T>(base, options_.share > 0 ? sparse::smallest_weights<T>(base, static_cast<std::size_t>(std::round(options_.share * size)))
-                                                                      : sparse::below_threshold<T>(options_.threshold));
-        resize(found.indices.size());
-        indices_.assign(found.indices.view());
-        smallest_ = static_cast<double>(found.smallest);
+        select(base);
+        if (!options_.in_place) return;
+        originals_ = Matrix<T>(1, indices_.size());
+        ArenaScope scope;
+        const auto row = scope.template matrix<T>(1, shape_.in);
+        const std::span<const std::int32_t> positions = indices_.flat();
+        for (std::size_t k = 0; k < positions.size();) {
+            const std::size_t o = static_cast<std::size_t>(positions[k]) / shape_.in;
+            base.read_rows(o, row);
+            for (; k < positions.size() && static_cast<std::size_t>(positions[k]) / shape_.in == o; ++k) originals_(0, k) = row(0, static_cast<std::size_t>(positions[k]) % shape_.in);
+        }
+    }
+
+    bool wants_rebase() const noexcept { return options_.in_place; }
+    /// Called by the layer when the base has become this method's, or the original one again.
+    void set_rebased(bool rebased) noexcept { in_base_ = rebased; }
+    /// W + S at the positions, or W.
+    void write_entries(EntryWriter<T> write, bool original) const {
+        if (original) return write(indices_.flat(), std::as_const(originals_).flat());
+        ArenaScope scope;
+        const auto sum = scope.template matrix<T>(1, originals_.cols());
+        copy<T>(std::as_const(originals_).view(), sum);
+        axpy<T>(T(1), values_.value(), sum);
+        write(indices_.flat(), std::span<const T>(sum.row_span(0)));
     }
 
     void derive(const BaseView<T>&, Derived& derived) const {
@@ -96,11 +117,19 @@ public:
         derived.version = indices_.version();
     }
 
-    void adapt_output(const Call<SaRA>& call, MatrixView<const T> x, MatrixView<T> y) const { sparse::forward(delta(call.derived), x, y); }
-    void backward_output(const Call<SaRA>& call, MatrixView<const T> x, MatrixView<const T> dy, MatrixView<T> dx) {
-        sparse::backward(delta(call.derived), values_.state()->grad.flat(), x, dy, dx);
+    void adapt_output(const Call<SaRA>& call, MatrixView<const T> x, MatrixView<T> y) const {
+        if (!in_base_) sparse::forward(delta(call.derived), x, y);
     }
-    PlanPointer<T> plan(const BaseView<T>&, const Derived& derived) const { return std::make_shared<sparse::Plan<T>>(shape_, delta(derived), "sara_values"); }
+    void backward_output(const Call<SaRA>& call, MatrixView<const T> x, MatrixView<const T> dy, MatrixView<T> dx) {
+        const sparse::Delta<T> s = delta(call.derived);
+        if (in_base_) sparse_value_gradient<T>(s.pattern, s.scale, dy, x, values_.state()->grad.flat());   // dx is the base's
+        else sparse::backward(s, values_.state()->grad.flat(), x, dy, dx);
+    }
+    PlanPointer<T> plan(const BaseView<T>&, const Derived& derived) const {
+        sparse::Delta<T> s = delta(derived);
+        if (in_base_) s.scale = 0;
+        return std::make_shared<sparse::Plan<T>>(shape_, s, "sara_values");
+    }
 
     template <class Self, class Visitor> static void each_tensor(Self& self, Visitor&& visit) {
         visit("sara_values", self.values_, Role::trained, TensorShape::of(self.values_.size()));
@@ -108,12 +137,23 @@ public:
     }
 
 private:
+    void select(const BaseView<T>& base) {
+        if (indices_.version() != 0) return;
+        const auto size = static_cast<double>(shape_.in * shape_.out);
+        const auto found = sparse::select<T>(base, options_.share > 0 ? sparse::smallest_weights<T>(base, static_cast<std::size_t>(std::round(options_.share * size)))
+                                                                      : sparse::below_threshold<T>(options_.threshold));
+        resize(found.indices.size());
+        indices_.assign(found.indices.view());
+        smallest_ = static_cast<double>(found.smallest);
+    }
     sparse::Delta<T> delta(const Derived& derived) const noexcept { return {{shape_.in, derived.starts.flat(), indices_.flat()}, values_.flat(), T(1)}; }
 
     Options options_;
     LayerShape shape_;
     Parameter<T> values_;
     Parameter<std::int32_t> indices_;
+    Matrix<T> originals_;     // W at the positions, for in_place
+    bool in_base_ = false;
     double smallest_ = std::numeric_limits<double>::quiet_NaN();
 };
 
