@@ -1,5 +1,6 @@
 #pragma once
 #include <peft/core/error.hpp>
+#include <peft/core/function_ref.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -42,9 +43,10 @@ PEFT_END
 PEFT_ISA_BEGIN
 
 /// Calls f(0), ..., f(count - 1), each once, on up to threads() threads when `parallel`. f must not depend on the order;
-/// what it computes may not depend on the number of threads. When calls throw, one of the exceptions comes out at the end. f calls leaf entries and is itself
-/// free of arithmetic: OpenMP outlines it without the target attribute of a kernel entry.
-template <class F> void parallel_for(std::size_t count, bool parallel, F&& f) {
+/// what it computes may not depend on the number of threads. When calls throw, one of the exceptions comes out at the end.
+/// f calls leaf entries and is itself free of arithmetic: OpenMP outlines it without the target attribute of a kernel entry.
+/// No template: each of the many loops of the library would otherwise bring a parallel region of its own.
+PEFT_NOINLINE inline void parallel_for(std::size_t count, bool parallel, FunctionRef<void(std::size_t)> f) {
 #if defined(_OPENMP)
     const int team = parallel && count > 1 ? threads() : 1;
     if (team > 1) {

@@ -142,6 +142,17 @@ PEFT_END
 
 PEFT_ISA_DETAIL_BEGIN
 
+/// Throws the FormatError in flight again, of the same class, about a file.
+[[noreturn]] PEFT_NOINLINE inline void rethrow_about(const std::string& path) {
+    try {
+        throw;
+    } catch (const UnsupportedError& error) {
+        throw UnsupportedError(error.what(), {.file = path});
+    } catch (const FormatError& error) {
+        throw FormatError(error.what(), {.file = path});
+    }
+}
+
 template <class Member> Member option_of(const Value& value, std::string_view key, const std::string& path) {
     const auto refuse = [&](std::string_view expected) {
         throw FormatError("wrong value", {.file = path, .subject = std::string(key), .expected = std::string(expected), .found = value.describe()});
@@ -158,46 +169,54 @@ template <class Member> Member option_of(const Value& value, std::string_view ke
     }
 }
 
-template <Scalar T, class Options, class Member>
-void read_field(const ConfigField<Options, Member>& field, const io::LoadContext<T>& context, Options& options) {
-    const Value* value = context.config().find(field.key);
-    Member& option = options.*field.option;
+/// An option from its configuration field. Not of one method: compiled once for each type of option.
+template <Scalar T, class Member>
+PEFT_NOINLINE void read_option(std::string_view key, Scope scope, const io::LoadContext<T>& context, Member& option) {
+    const Value* value = context.config().find(key);
     if constexpr (std::is_same_v<Member, bool>) {
-        if (field.scope == Scope::members) {
-            option = value != nullptr && names_module(*value, context.module(), field.key, context.config_path());
+        if (scope == Scope::members) {
+            option = value != nullptr && names_module(*value, context.module(), key, context.config_path());
             return;
         }
     }
-    if (value != nullptr && !value->is_null()) option = option_of<Member>(*value, field.key, context.config_path());
+    if (value != nullptr && !value->is_null()) option = option_of<Member>(*value, key, context.config_path());
     if constexpr (!std::is_same_v<Member, bool>) {
-        if (field.scope == Scope::rank) {
+        if (scope == Scope::rank) {
             if (const auto rank = context.rules().rank_for(context.module())) option = static_cast<Member>(*rank);
-            context.expect_rank(field.key, static_cast<std::size_t>(option));
+            context.expect_rank(key, static_cast<std::size_t>(option));
         }
-        if (field.scope == Scope::extent) context.expect_rank(field.key, static_cast<std::size_t>(option));
-        if (field.scope == Scope::alpha) {
+        if (scope == Scope::extent) context.expect_rank(key, static_cast<std::size_t>(option));
+        if (scope == Scope::alpha) {
             if (const auto alpha = context.rules().alpha_for(context.module())) option = static_cast<Member>(*alpha);
         }
     }
+}
+template <Scalar T, class Options, class Member>
+void read_field(const ConfigField<Options, Member>& field, const io::LoadContext<T>& context, Options& options) {
+    read_option<T>(field.key, field.scope, context, options.*field.option);
 }
 template <Scalar T, class Options> void read_field(const ComputedField<Options>& field, const io::LoadContext<T>& context, Options& options) {
     const Value* value = context.config().find(field.key);
     if (value == nullptr || value->is_null()) return;
     try {
         field.read(*value, options);
-    } catch (const UnsupportedError& error) {
-        throw UnsupportedError(error.what(), {.file = context.config_path()});
-    } catch (const FormatError& error) {
-        throw FormatError(error.what(), {.file = context.config_path()});
+    } catch (const FormatError&) {
+        rethrow_about(context.config_path());
     }
 }
-template <Scalar T, class Options> void read_field(const FixedField& field, const io::LoadContext<T>& context, Options&) {
-    const Value* value = context.config().find(field.key);
+template <Scalar T> PEFT_NOINLINE void expect_flag(std::string_view key, bool wanted, const io::LoadContext<T>& context) {
+    const Value* value = context.config().find(key);
     if (value == nullptr || value->is_null()) return;
-    if (option_of<bool>(*value, field.key, context.config_path()) != field.value) {
-        throw UnsupportedError("this combination is not supported", {.file = context.config_path(), .subject = std::string(field.key),
-                               .expected = to_text(field.value), .found = to_text(!field.value)});
+    if (option_of<bool>(*value, key, context.config_path()) != wanted) {
+        throw UnsupportedError("this combination is not supported", {.file = context.config_path(), .subject = std::string(key), .expected = to_text(wanted), .found = to_text(!wanted)});
     }
+}
+template <Scalar T, class Options> void read_field(const FixedField& field, const io::LoadContext<T>& context, Options&) { expect_flag<T>(field.key, field.value, context); }
+
+template <Scalar T, class V>
+PEFT_NOINLINE void read_tensor(io::LoadContext<T>& context, std::span<const TensorKey> keys, std::string_view name, Parameter<V>& tensor, Role role, TensorShape on_disk) {
+    if (role == Role::shared || role == Role::rebuilt) return;
+    context.read(key_of(keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
 }
 
 template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape shape, io::LoadContext<typename M::value_type>& context) {
@@ -211,7 +230,7 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
         try {
             return M(shape, options);
         } catch (const OptionError& error) {   // the file's fault, not the caller's
-            throw FormatError(error.what(), {.file = context.config_path(), .subject = context.module()});
+            context.refuse(error.what(), {.subject = context.module()});
         }
     };
     M method = build();
@@ -224,8 +243,7 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
     }
     if constexpr (requires { hf_format<M>::length_of; }) method.resize(context.length(key_of(hf_format<M>::keys, hf_format<M>::length_of).key));
     M::each_tensor(method, [&](std::string_view name, auto& tensor, Role role, TensorShape on_disk = {}) {
-        if (role == Role::shared || role == Role::rebuilt) return;
-        context.read(key_of(hf_format<M>::keys, name).key, on_disk.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : on_disk, tensor);
+        read_tensor<T>(context, hf_format<M>::keys, name, tensor, role, on_disk);
     });
     if constexpr (requires { hf_format<M>::check(method, context); }) hf_format<M>::check(method, context);
     return AnyAdapter<T>(std::move(method));

@@ -51,31 +51,42 @@ inline const TensorKey& key_of(std::span<const TensorKey> keys, std::string_view
     throw StateError("the format table of the method lacks this tensor", {.subject = std::string(tensor)});
 }
 
-template <class Options, class Member> DescribedField describe_field(const ConfigField<Options, Member>& field, const Options& options) {
-    const Member& value = options.*field.option;
-    return {std::string(field.key), Value(value), field.scope};
+// What follows depends on the method as little as it can: it is compiled once for all of them.
+
+PEFT_NOINLINE inline void append_field(std::vector<DescribedField>& fields, std::string_view key, Value value, Scope scope) {
+    fields.push_back({std::string(key), std::move(value), scope});
 }
-template <class Options> DescribedField describe_field(const ComputedField<Options>& field, const Options& options) {
-    return {std::string(field.key), field.write(options), Scope::model};
+template <class Options, class Member> void describe_field(const ConfigField<Options, Member>& field, const Options& options, std::vector<DescribedField>& fields) {
+    append_field(fields, field.key, Value(options.*field.option), field.scope);
 }
-template <class Options> DescribedField describe_field(const FixedField& field, const Options&) { return {std::string(field.key), Value(field.value), Scope::model}; }
+template <class Options> void describe_field(const ComputedField<Options>& field, const Options& options, std::vector<DescribedField>& fields) {
+    append_field(fields, field.key, field.write(options), Scope::model);
+}
+template <class Options> void describe_field(const FixedField& field, const Options&, std::vector<DescribedField>& fields) {
+    append_field(fields, field.key, Value(field.value), Scope::model);
+}
+
+template <Scalar T, class V>
+PEFT_NOINLINE void append_tensor(std::vector<DescribedTensor<T>>& tensors, std::span<const TensorKey> keys, std::string_view name, Parameter<V>& tensor, Role role, TensorShape shape) {
+    DescribedTensor<T> described;
+    const TensorKey& key = key_of(keys, name);
+    described.key = std::string(key.key);
+    described.of_model = key.of_model;
+    described.shape = shape.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : shape;
+    described.role = role;
+    if constexpr (std::is_same_v<V, T>) described.values = tensor.state();
+    else described.indices = tensor.state();
+    tensors.push_back(std::move(described));
+}
 
 template <HasFormat M> Description<typename M::value_type> describe(M& method) {
     using T = typename M::value_type;
     Description<T> description;
     description.peft_type = std::string(hf_format<M>::peft_type);
     if constexpr (requires { method.options().seed; }) description.seed = method.options().seed;
-    std::apply([&](const auto&... field) { (..., description.fields.push_back(describe_field(field, method.options()))); }, hf_format<M>::fields);
-    M::each_tensor(method, [&]<class P>(std::string_view name, P& tensor, Role role, TensorShape shape = {}) {
-        DescribedTensor<T> described;
-        const TensorKey& key = key_of(hf_format<M>::keys, name);
-        described.key = std::string(key.key);
-        described.of_model = key.of_model;
-        described.shape = shape.rank == 0 ? TensorShape::of(tensor.rows(), tensor.cols()) : shape;
-        described.role = role;
-        if constexpr (std::is_same_v<typename P::value_type, T>) described.values = tensor.state();
-        else described.indices = tensor.state();
-        description.tensors.push_back(std::move(described));
+    std::apply([&](const auto&... field) { (..., describe_field(field, method.options(), description.fields)); }, hf_format<M>::fields);
+    M::each_tensor(method, [&](std::string_view name, auto& tensor, Role role, TensorShape shape = {}) {
+        append_tensor<T>(description.tensors, hf_format<M>::keys, name, tensor, role, shape);
     });
     return description;
 }
