@@ -162,13 +162,17 @@ template <class Method> ParameterCount count_parameters(const Method& method) {
     return count;
 }
 
-/// Sum of the versions: rises with every write to any tensor of the method. A method that makes names on the fly gives
-/// its own version(), since inference asks each time and may not allocate.
+/// Another number after every write to any tensor of the method, and for a method whose tensors are others: versions alone
+/// are the same in two methods that were written to as often. Never 0. A method that makes names on the fly gives its own
+/// version(), since inference asks each time and may not allocate.
 template <class Method> std::uint64_t version_of(const Method& method) {
     if constexpr (requires { method.version(); }) return method.version();
     std::uint64_t version = 1;
-    Method::each_tensor(method, [&](std::string_view, const auto& tensor, Role, TensorShape = {}) { version += tensor.version(); });
-    return version;
+    Method::each_tensor(method, [&](std::string_view, const auto& tensor, Role, TensorShape = {}) {
+        constexpr std::uint64_t odd = 0x9e3779b97f4a7c15ull;
+        version = (version ^ reinterpret_cast<std::uintptr_t>(tensor.state().get())) * odd + tensor.version();
+    });
+    return version == 0 ? 1 : version;
 }
 
 }  // namespace detail

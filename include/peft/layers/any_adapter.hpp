@@ -58,7 +58,7 @@ public:
     /// Throws StateError if the method is no change of the weight.
     PlanPointer<T> plan(const BaseView<T>& base, const Derived& derived) const { return model_->plan(base, derived.data); }
 
-    /// Rises with every write to any tensor.
+    /// Another number after every write to any tensor.
     std::uint64_t version() const { return model_->version(); }
 
     template <class Self, class Visitor> static void each_tensor(Self& self, Visitor&& visit) {

@@ -106,11 +106,11 @@ public:
         return std::make_shared<Plan>(std::move(plans));
     }
 
-    /// Rises with every write to any tensor of any part.
+    /// Another number after every write to any tensor of any part.
     std::uint64_t version() const {
-        std::uint64_t sum = 1;
-        for (const auto& part : parts_) sum += detail::version_of(part);
-        return sum;
+        std::uint64_t version = 1;
+        for (const auto& part : parts_) version = version * 0x9e3779b97f4a7c15ull + detail::version_of(part);
+        return version == 0 ? 1 : version;
     }
 
     template <class Self, class Visitor> static void each_tensor(Self& self, Visitor&& visit) {

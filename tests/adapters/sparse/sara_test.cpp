@@ -250,3 +250,17 @@ TEST_CASE("sara: in place behind any adapter, and only on a base of its own") {
     }
     CHECK(same_bytes(base.stored(), original.stored()));
 }
+
+TEST_CASE("sara: a method that is assigned to a layer brings its own positions") {
+    const LayerShape shape{9, 7};
+    peft::DenseLinear<float> first(random_matrix<float>(shape.out, shape.in, 1)), second(random_matrix<float>(shape.out, shape.in, 2));
+    auto layer = peft::adapt(first, SaRA<float>(shape, {.share = 0.9}));
+    auto other = peft::adapt(second, SaRA<float>(shape, {.share = 0.1}));   // as often written as the one above
+    layer.method() = other.method();
+    const auto x = random_matrix<float>(3, shape.in, 3);
+    CHECK_THROWS_AS(layer.forward(x), peft::StateError);
+    layer.prepare();
+    disturb(layer, 4);
+    auto expected = peft::adapt(first, SaRA<float>(layer.method()));
+    CHECK(same_bytes(layer.forward(x), expected.forward(x)));
+}

@@ -51,8 +51,9 @@ public:
         bool in_place = false;     ///< the base itself holds W + S: forward costs the base's product alone
     };
     struct Derived {
-        Matrix<std::int32_t> starts;   ///< of the rows among the positions
-        std::uint64_t version = 0;     ///< of the positions
+        Matrix<std::int32_t> starts;             ///< of the rows among the positions
+        std::shared_ptr<const void> positions;   ///< whose they are; held, so that no others get the address
+        std::uint64_t version = 0;               ///< of the positions
     };
 
     explicit SaRA(LayerShape shape, const Options& options = {}) : options_(options), shape_(shape) {
@@ -109,11 +110,12 @@ public:
     }
 
     void derive(const BaseView<T>&, Derived& derived) const {
-        if (!derived.starts.empty() && derived.version == indices_.version()) return;
+        if (!derived.starts.empty() && derived.positions == indices_.state() && derived.version == indices_.version()) return;
         if (values_.size() != indices_.size()) {
             throw StateError("each position needs a number", {.subject = "sara: sara_values", .expected = std::to_string(indices_.size()), .found = std::to_string(values_.size())});
         }
         derived.starts = sparse::row_starts(shape_, indices_.flat());
+        derived.positions = indices_.state();
         derived.version = indices_.version();
     }
 
