@@ -74,7 +74,14 @@ public:
         }
         if constexpr (requires(Method& m) { m.start(view(), stream_); }) method_.start(view(), stream_);
         rebase();
-        refresh();
+        try {
+            refresh();
+        } catch (...) {
+            if constexpr (detail::Rebasable<Method> && WritableLinear<BaseType>) {
+                if (rebased()) unmerge_from(this->base(), *rebase_);
+            }
+            throw;
+        }
     }
 
     LayerShape shape() const { return linear_access<BaseType>::shape(base()); }

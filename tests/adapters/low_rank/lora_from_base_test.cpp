@@ -51,6 +51,15 @@ struct ReadOnly {
     void read_rows(std::size_t first, MatrixView<float> rows) const { layer.read_rows(first, rows); }
 };
 
+/// Asks for a rebase and fails right after it.
+struct Failing : PiSSA<float> {
+    using PiSSA<float>::PiSSA;
+    struct Derived {};
+    void derive(const peft::BaseView<float>&, Derived&) const { throw std::bad_alloc(); }
+    void adapt_output(const peft::Call<Failing>&, MatrixView<const float>, MatrixView<float>) const {}
+    void backward_output(const peft::Call<Failing>&, MatrixView<const float>, MatrixView<const float>, MatrixView<float>) {}
+};
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("pissa: keeps the contract", "", float, double) {
@@ -174,6 +183,15 @@ TEST_CASE("pissa: a base of others is not rebased") {
     CHECK_NOTHROW(peft::adapt(ReadOnly{base}, PiSSA<float>(shape, {.rank = 2})));
     std::vector<peft::AnyAdapter<float>> parts{method};
     CHECK_THROWS_WITH(peft::Chain<float>(parts), ContainsSubstring("share the base"));
+}
+
+TEST_CASE("pissa: what fails after the rebase gives the base back") {
+    constexpr LayerShape shape{6, 8};
+    const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);
+    peft::DenseLinear<float> base(w);
+    CHECK_THROWS_AS(peft::adapt(base, Failing(shape, {.rank = 2, .rebase = true})), std::bad_alloc);
+    CHECK(same_bytes(base.stored(), w));
+    CHECK(base.merge_token() == 0);
 }
 
 TEMPLATE_TEST_CASE("pissa: as a plain LoRA of twice the rank it is the same map of the original base", "", float, double) {
