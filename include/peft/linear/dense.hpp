@@ -1,4 +1,5 @@
 #pragma once
+#include <peft/linear/base_users.hpp>
 #include <peft/linear/weight.hpp>
 
 #include <cstdint>
@@ -9,21 +10,6 @@
 PEFT_BEGIN
 
 namespace detail {
-
-/// Counts the layers on a base: each holds a share in the mark. A copy of the base has no layers yet.
-class BaseUsers {
-public:
-    BaseUsers() : mark_(std::make_shared<char>()) {}
-    BaseUsers(const BaseUsers&) : BaseUsers() {}
-    BaseUsers(BaseUsers&&) noexcept = default;
-    BaseUsers& operator=(const BaseUsers&) noexcept { return *this; }
-    BaseUsers& operator=(BaseUsers&&) noexcept { return *this; }   // the layers on the target stay on it
-    ~BaseUsers() = default;
-    std::shared_ptr<const char> join() const noexcept { return mark_; }
-
-private:
-    std::shared_ptr<char> mark_;
-};
 
 /// What the owning dense bases share: storage, optional bias, and the token of the last merge.
 template <Scalar T, StorageScalar S, bool stored_transposed> class OwnedLinear {

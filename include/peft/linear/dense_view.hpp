@@ -1,7 +1,9 @@
 #pragma once
+#include <peft/linear/base_users.hpp>
 #include <peft/linear/weight.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 PEFT_BEGIN
@@ -42,6 +44,8 @@ public:
 
     PEFT_INLINE std::uint64_t merge_token() const noexcept { return merge_token_; }
     PEFT_INLINE void set_merge_token(std::uint64_t token) noexcept { merge_token_ = token; }
+    /// What a layer holds as long as it is on this view or a copy of it. Other views of the memory do not know of it.
+    std::shared_ptr<const char> join() const noexcept { return users_.join(); }
 
 private:
     static WeightView<S> orient(StridedView<S> w) {
@@ -57,6 +61,7 @@ private:
     WeightView<S> weight_;
     std::span<T> bias_;
     std::uint64_t merge_token_ = 0;
+    detail::ViewUsers users_;
 };
 
 PEFT_END

@@ -3,6 +3,7 @@
 #include <peft/adapters/low_rank/olora.hpp>
 #include <peft/adapters/low_rank/pissa.hpp>
 #include <peft/layers/chain.hpp>
+#include <peft/linear/dense_view.hpp>
 
 using namespace peft_test;
 using Catch::Matchers::ContainsSubstring;
@@ -192,6 +193,24 @@ TEST_CASE("pissa: what fails after the rebase gives the base back") {
     CHECK_THROWS_AS(peft::adapt(base, Failing(shape, {.rank = 2, .rebase = true})), std::bad_alloc);
     CHECK(same_bytes(base.stored(), w));
     CHECK(base.merge_token() == 0);
+}
+
+TEST_CASE("pissa: a view of a weight is not rebased under another layer on it or on a copy of it") {
+    constexpr LayerShape shape{6, 8};
+    const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);
+    Matrix<float> memory = w;
+    peft::DenseLinearView<float> base(memory);
+    const PiSSA<float> method(shape, {.rank = 2, .rebase = true});
+    {
+        auto layer = peft::adapt(base, PiSSA<float>(shape, {.rank = 2}));
+        CHECK_THROWS_WITH(peft::adapt(base, method), ContainsSubstring("another layer uses this base"));
+        CHECK_THROWS_WITH(peft::adapt(peft::DenseLinearView<float>(base), method), ContainsSubstring("another layer uses this base"));
+        CHECK(same_bytes(memory, w));
+    }
+    auto alone = peft::adapt(base, method);
+    CHECK_FALSE(same_bytes(memory, w));
+    alone.restore_base();
+    CHECK(same_bytes(memory, w));
 }
 
 TEMPLATE_TEST_CASE("pissa: as a plain LoRA of twice the rank it is the same map of the original base", "", float, double) {
