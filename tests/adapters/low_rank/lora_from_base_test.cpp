@@ -186,15 +186,6 @@ TEST_CASE("pissa: a base of others is not rebased") {
     CHECK_THROWS_WITH(peft::Chain<float>(parts), ContainsSubstring("share the base"));
 }
 
-TEST_CASE("pissa: what fails after the rebase gives the base back") {
-    constexpr LayerShape shape{6, 8};
-    const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);
-    peft::DenseLinear<float> base(w);
-    CHECK_THROWS_AS(peft::adapt(base, Failing(shape, {.rank = 2, .rebase = true})), std::bad_alloc);
-    CHECK(same_bytes(base.stored(), w));
-    CHECK(base.merge_token() == 0);
-}
-
 TEST_CASE("pissa: a view of a weight is not rebased under another layer on it or on a copy of it") {
     constexpr LayerShape shape{6, 8};
     const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);
@@ -211,6 +202,15 @@ TEST_CASE("pissa: a view of a weight is not rebased under another layer on it or
     CHECK_FALSE(same_bytes(memory, w));
     alone.restore_base();
     CHECK(same_bytes(memory, w));
+}
+
+TEST_CASE("pissa: what fails after the rebase gives the base back") {
+    constexpr LayerShape shape{6, 8};
+    const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);
+    peft::DenseLinear<float> base(w);
+    CHECK_THROWS_AS(peft::adapt(base, Failing(shape, {.rank = 2, .rebase = true})), std::bad_alloc);
+    CHECK(same_bytes(base.stored(), w));
+    CHECK(base.merge_token() == 0);
 }
 
 TEMPLATE_TEST_CASE("pissa: as a plain LoRA of twice the rank it is the same map of the original base", "", float, double) {
@@ -253,4 +253,8 @@ TEST_CASE("pissa: zero, rank-deficient and small weights give no NaN") {
     CHECK_THROWS_AS(peft::adapt(bad, PiSSA<float>({3, 3}, {.rank = 1})), peft::NumericError);
     CHECK_THROWS_WITH(PiSSA<float>({3, 3}, {.rank = 1, .alpha = 0}), ContainsSubstring("pissa: alpha"));
     CHECK_THROWS_WITH(OLoRA<float>({3, 3}, {.rank = 1, .alpha = -1}), ContainsSubstring("olora: alpha"));
+    for (const double alpha : {1e-60, 1e-44}) {   // 0 and a subnormal number in float: nothing can be divided by them
+        CHECK_THROWS_WITH(PiSSA<float>({3, 3}, {.rank = 1, .alpha = alpha}), ContainsSubstring("pissa: alpha"));
+        CHECK_NOTHROW(PiSSA<double>({3, 3}, {.rank = 1, .alpha = alpha}));
+    }
 }

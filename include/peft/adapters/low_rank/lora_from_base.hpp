@@ -2,6 +2,8 @@
 #include <peft/adapters/low_rank/lora.hpp>
 
 #include <cmath>
+#include <limits>
+#include <string>
 #include <string_view>
 
 PEFT_ISA_BEGIN
@@ -42,7 +44,7 @@ template <Scalar T> LoRA<T> difference(const LoRA<T>& trained, low_rank::Factors
 /// rebase: the base itself becomes the residual W - s B0 A0, through the merge journal, and the method is a plain LoRA on it;
 /// layer.restore_base() gives the bits back and goes on in delta form.
 /// Dropout acts on the trained product only. Trains rank * (in + out) numbers, keeps as many frozen.
-/// Throws OptionError as LoRA does, and when alpha is not positive.
+/// Throws OptionError as LoRA does, and when alpha is not positive or so small that the scale is no normal number.
 template <Scalar T, class Start> class LoRAFromBase {
 public:
     using value_type = T;
@@ -54,8 +56,8 @@ public:
           lora_(shape, {.rank = options.rank, .alpha = options.alpha, .dropout = options.dropout, .rank_stabilized = options.rank_stabilized, .seed = options.seed}),
           start_a_(options.rank, shape.in),
           start_b_(shape.out, options.rank) {
-        if (!(options.alpha > 0)) {
-            throw OptionError("the start is divided by the scale", {.subject = std::string(Start::name) + ": alpha", .expected = "a positive number", .found = detail::to_text(options.alpha)});
+        if (!(options.alpha > 0 && scale() >= std::numeric_limits<T>::min())) {
+            throw OptionError("the start is divided by the scale", {.subject = std::string(Start::name) + ": alpha", .expected = "a positive number whose scale is not subnormal", .found = detail::to_text(options.alpha)});
         }
     }
 
