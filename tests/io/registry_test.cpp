@@ -165,3 +165,43 @@ TEST_CASE("registry: an extent that no tensor has is refused before memory is ta
     net.configure("num_basis_B", peft::Value(0));
     CHECK_THAT(net.fault(), says("nola: basis_b"));
 }
+
+TEST_CASE("registry: a large tensor without elements makes no extent plausible") {
+    Saved net;
+    net.save<Seeded>();
+    net.configure("num_basis_A", peft::Value(100'000));
+    net.rewrite([](std::vector<io::TensorData>& tensors) { tensors.push_back({"hollow", io::Dtype::F32, {0, 1'000'000}, {}}); });
+    CHECK_THAT(net.fault(), says("num_basis_A") && says("100000"));
+}
+
+TEST_CASE("registry: memory for a stored basis is taken only when the file holds it") {
+    Saved net;
+    net.save<Stored>();
+    net.configure("num_basis_B", peft::Value(4096));   // passes as an extent; the basis would be 4096 x out x rank
+    CHECK_THAT(net.fault(), says("net.fc1.nola_basis_B") && says("expected [4096, 6, 2], found [4, 6, 2]"));
+    net.rewrite([](std::vector<io::TensorData>& tensors) {
+        std::erase_if(tensors, [](const io::TensorData& tensor) { return tensor.name.ends_with("nola_basis_A"); });
+    });
+    CHECK_THAT(net.fault(), says("net.fc1.nola_basis_A") && says("missing"));
+}
+
+namespace {
+
+using VeRA = peft::VeRA<float>;
+using Projection = peft::SharedProjection<float>;
+using VeRAs = peft::method_list<VeRA>;
+
+}  // namespace
+
+TEST_CASE("registry: a rank of VeRA that no tensor has is refused before memory is taken for it") {
+    for (const std::int64_t rank : {std::int64_t{500'000'000}, std::int64_t{1'000'000'000'000'000'000}}) {
+        Saved net;
+        auto layer = peft::adapt(net.fc1, VeRA(shape, {.rank = 4}));
+        peft::Bank<float> bank;
+        bank.add("net.fc1", layer);
+        io::save_adapter(net.directory.path(), bank);
+        net.configure("r", peft::Value(rank));
+        auto loaded = io::load_adapter<VeRAs>(net.directory.path());
+        CHECK_THROWS_WITH(loaded.attach("net.fc1", net.fc1), says("adapter_config.json: r: no tensor of the file is that large"));
+    }
+}

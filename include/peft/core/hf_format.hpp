@@ -107,6 +107,8 @@ private:
 ///   static void verify(const ConfigView&);           optional: throws FormatError or UnsupportedError on what the table cannot say
 ///   static void adjust(Options&, has);               optional: options that the keys of the file decide, has(key)
 ///   static constexpr std::string_view length_of;     optional: name of a tensor whose length only the file knows; given to method.resize(length)
+///   static void expect(LayerShape, const Options&, context);  optional: tensors far larger than the layer, looked at before the method takes
+///                                                    memory for them; context.expect_tensor(key, shape)
 ///   static void check(const Method&, context);       optional: whether the tensors that were read fit together; context.refuse_tensor(key, ...)
 ///   static auto shared(const Options&, context);     optional: what all modules share, made once; given to method.share(...)
 template <class Method> struct hf_format;

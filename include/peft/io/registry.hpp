@@ -56,6 +56,7 @@ public:
         if (rank <= small) return;
         std::size_t largest = small;
         for (const TensorInfo& info : file_.tensors()) {
+            if (std::find(info.shape.begin(), info.shape.end(), std::size_t{0}) != info.shape.end()) continue;   // says any extent and has no bytes
             for (const std::size_t extent : info.shape) largest = std::max(largest, extent);
         }
         largest = std::min(largest, rank_limit);
@@ -63,14 +64,19 @@ public:
         throw FormatError("no tensor of the file is that large", {.file = config_path_, .subject = std::string(key), .expected = "at most " + std::to_string(largest),
                           .found = std::to_string(rank)});
     }
-    /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point
-    /// (not I32, for a parameter of indices).
-    template <class V> void read(std::string_view key, TensorShape shape, Parameter<V>& parameter) {
+    /// The tensor, of this shape. Throws FormatError when it is missing or of another shape.
+    const TensorInfo* expect_tensor(std::string_view key, TensorShape shape) const {
         const TensorInfo* info = find(key);
         if (info == nullptr) refuse_missing(key, detail::shape_text(shape));
         if (info->shape.size() != shape.rank || !std::equal(info->shape.begin(), info->shape.end(), shape.extent.begin())) {
             throw FormatError("a tensor has the wrong shape", {.file = file_.path(), .subject = info->name, .expected = detail::shape_text(shape), .found = detail::dims_text(info->shape)});
         }
+        return info;
+    }
+    /// Reads a tensor into a parameter. Throws FormatError when it is missing, of another shape, or not of floating point
+    /// (not I32, for a parameter of indices).
+    template <class V> void read(std::string_view key, TensorShape shape, Parameter<V>& parameter) {
+        const TensorInfo* info = expect_tensor(key, shape);
         Matrix<V> values(parameter.rows(), parameter.cols());
         file_.template read_values<V>(*info, values.flat());
         parameter.assign(values);
@@ -226,6 +232,7 @@ template <class M> AnyAdapter<typename M::value_type> make_method(LayerShape sha
     if constexpr (requires { hf_format<M>::adjust(options, [](std::string_view) { return true; }); }) {
         hf_format<M>::adjust(options, [&](std::string_view key) { return context.find(key) != nullptr; });
     }
+    if constexpr (requires { hf_format<M>::expect(shape, options, context); }) hf_format<M>::expect(shape, options, context);
     const auto build = [&] {
         try {
             return M(shape, options);

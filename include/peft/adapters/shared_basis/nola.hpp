@@ -258,6 +258,10 @@ template <Scalar T> struct hf_format<NOLA<T, StoredBasis<T>>> : NOLAFormat {
                                      TensorKey{"nola_basis_B", "nola_basis_B"}, TensorKey{"nola_A0", "nola_A0"}, TensorKey{"nola_B0", "nola_B0"}};
     static constexpr std::tuple fields = std::tuple_cat(NOLAFormat::fields, std::tuple{FixedField{"stored_basis", true}});
     static bool claims(const ConfigView& config) { return stored(config); }
+    template <class Context> static void expect(LayerShape shape, const O& options, const Context& context) {
+        context.expect_tensor("nola_basis_A", TensorShape::of(options.basis_a, options.rank, shape.in));
+        context.expect_tensor("nola_basis_B", TensorShape::of(options.basis_b, shape.out, options.rank));
+    }
 };
 
 PEFT_END

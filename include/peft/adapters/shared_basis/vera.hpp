@@ -130,7 +130,7 @@ template <Scalar T> struct hf_format<VeRA<T>> {
     static constexpr std::string_view peft_type = "VERA";
     static constexpr std::array keys{TensorKey{"vera_lambda_b", "vera_lambda_b"}, TensorKey{"vera_lambda_d", "vera_lambda_d"},
                                      TensorKey{"vera_A", "vera_A", true}, TensorKey{"vera_B", "vera_B", true}};
-    static constexpr std::tuple fields{ConfigField{"r", &O::rank}, ConfigField{"d_initial", &O::d_initial}, ConfigField{"vera_dropout", &O::dropout},
+    static constexpr std::tuple fields{ConfigField{"r", &O::rank, Scope::extent}, ConfigField{"d_initial", &O::d_initial}, ConfigField{"vera_dropout", &O::dropout},
                                        ConfigField{"save_projection", &O::save_projection}, ConfigField{"projection_prng_key", &O::projection_seed}};
     static void verify(const ConfigView& config) {
         config.expect_flag("fan_in_fan_out");
