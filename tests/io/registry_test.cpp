@@ -185,6 +185,17 @@ TEST_CASE("registry: memory for a stored basis is taken only when the file holds
     CHECK_THAT(net.fault(), says("net.fc1.nola_basis_A") && says("missing"));
 }
 
+TEST_CASE("registry: seeds that are one number as doubles are two in a configuration") {
+    Saved net;
+    auto one = peft::adapt(net.fc1, Seeded(shape, {.rank = 2, .basis_a = 3, .basis_b = 4, .seed = (std::uint64_t{1} << 62) + 1}));
+    peft::Value config{peft::Value::Object{}};
+    config.set("seed", peft::Value(std::uint64_t{1} << 62));
+    peft::Bank<float> bank{config};
+    bank.add("net.fc1", one);
+    io::save_adapter(net.directory.path(), bank);
+    CHECK(net.config().at("seed").as_unsigned() == (std::uint64_t{1} << 62) + 1);
+}
+
 namespace {
 
 using VeRA = peft::VeRA<float>;

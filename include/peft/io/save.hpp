@@ -35,6 +35,7 @@ inline Value without_fraction(const Value& value) {
 }
 
 inline bool same_number(const Value& a, const Value& b) {
+    if (a.is_integer() && b.is_integer()) return a == b;   // as doubles, large ones that differ would be equal
     if (a.is_number() && b.is_number()) return a.as_number() == b.as_number();
     return a == b;
 }
