@@ -216,3 +216,31 @@ TEST_CASE("registry: a rank of VeRA that no tensor has is refused before memory 
         CHECK_THROWS_WITH(loaded.attach("net.fc1", net.fc1), says("adapter_config.json: r: no tensor of the file is that large"));
     }
 }
+
+TEST_CASE("registry: a projection that files leave out must be the one of their seed") {
+    const VeRA::Options options{.rank = 4, .save_projection = false, .projection_seed = 7};
+    CHECK_NOTHROW(VeRA(shape, options, Projection::seeded(4, shape, 7)));
+    CHECK_THROWS_WITH(VeRA(shape, options, Projection::seeded(4, shape, 8)), says("projection_seed") && says("expected 7, found 8"));
+    const auto given = Projection::of(random_matrix<float>(4, shape.in, 1), random_matrix<float>(shape.out, 4, 2));
+    CHECK_THROWS_WITH(VeRA(shape, options, given), says("projection_seed") && says("found matrices that were given"));
+    CHECK_NOTHROW(VeRA(shape, {.rank = 4}, given));
+
+    // layers that made projections of their own shape
+    Saved net;
+    peft::DenseLinear<float> wide(random_matrix<float>(9, 8, 4));
+    auto one = peft::adapt(net.fc1, VeRA(shape, options));
+    auto two = peft::adapt(wide, VeRA({8, 9}, options));
+    peft::Bank<float> bank;
+    bank.add("net.fc1", one);
+    bank.add("net.wide", two);
+    CHECK_THROWS_WITH(io::save_adapter(net.directory.path(), bank), says("must share this tensor") && says("vera_A"));
+
+    // a file that says it leaves them out and holds them
+    auto saved = peft::adapt(net.fc2, VeRA(shape, {.rank = 4}));
+    peft::Bank<float> other;
+    other.add("net.fc1", saved);
+    io::save_adapter(net.directory.path(), other);
+    net.configure("save_projection", peft::Value(false));
+    auto loaded = io::load_adapter<VeRAs>(net.directory.path(), {.largest = shape});
+    CHECK_THROWS_WITH(loaded.attach("net.fc1", net.fc1), says("save_projection"));
+}

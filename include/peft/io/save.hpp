@@ -169,7 +169,10 @@ private:
                     values.modules.emplace_back(entry.module, field.value);
                 }
                 for (const DescribedTensor<T>& tensor : part.tensors) {
-                    if (tensor.role == Role::rebuilt) continue;
+                    if (tensor.role == Role::rebuilt) {
+                        if (tensor.of_model) expect_shared(entry.module, tensor);
+                        continue;
+                    }
                     if (tensor.of_model) append_shared(entry.module, tensor);
                     else append("base_model.model." + entry.module + "." + tensor.key, tensor);
                 }
@@ -182,6 +185,15 @@ private:
                 append("base_model.model." + entry.module + (whole || methods == 0 ? "." : ".base_layer.") + tensor.key, tensor);
             }
         }
+    }
+
+    /// A tensor of all modules that the file leaves out is made once on loading, so all must hold the same one.
+    void expect_shared(const std::string& module, const DescribedTensor<T>& tensor) {
+        const auto [at, first] = left_out_.emplace(tensor.key, tensor);
+        if (first || at->second.values == tensor.values) return;
+        const auto one = std::as_bytes(std::as_const(at->second.values->value).flat()), other = std::as_bytes(std::as_const(tensor.values->value).flat());
+        if (at->second.shape == tensor.shape && std::equal(one.begin(), one.end(), other.begin(), other.end())) return;
+        throw OptionError("modules of one file must share this tensor", {.subject = module + ": " + tensor.key, .expected = "one object given to all of them"});
     }
 
     /// A tensor of all modules stands in the file once, so all must hold the same one.
@@ -300,6 +312,7 @@ private:
     Value config_;
     std::string type_;
     std::map<std::string, FieldValues> fields_;
+    std::map<std::string, DescribedTensor<T>> left_out_;
     std::vector<std::string> modules_;
     std::vector<std::string> targets_;
     std::vector<std::string> saved_in_full_;

@@ -4,7 +4,9 @@
 #include <peft/core/torch_random.hpp>
 
 #include <cmath>
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 PEFT_ISA_BEGIN
 
@@ -13,6 +15,7 @@ PEFT_ISA_BEGIN
 template <Scalar T> struct SharedProjection {
     Parameter<T> a;
     Parameter<T> b;
+    std::optional<std::uint64_t> seed;   ///< none where the matrices were given
 
     std::size_t rank() const noexcept { return a.rows(); }
     LayerShape largest() const noexcept { return {a.cols(), b.rows()}; }
@@ -29,6 +32,7 @@ template <Scalar T> struct SharedProjection {
     /// Hugging Face PEFT makes for projection_prng_key = seed, bit for bit.
     static std::shared_ptr<SharedProjection> seeded(std::size_t rank, LayerShape largest, std::uint64_t seed) {
         auto result = make(rank, largest);
+        result->seed = seed;
         TorchRandom random(seed);
         for (Parameter<T>* matrix : {&result->a, &result->b}) {
             Matrix<float> drawn(matrix->rows(), matrix->cols());

@@ -16,7 +16,8 @@ PEFT_ISA_BEGIN
 /// its own of its own shape from projection_seed; layers to be saved in one file must be given one:
 ///   auto shared = SharedProjection<float>::seeded(rank, largest, seed);
 ///   VeRA<float>(shape, {.rank = rank}, shared);
-/// Throws OptionError when rank is 0, dropout outside [0, 1) or d_initial not finite; ShapeError when the projection is too small.
+/// Throws OptionError when rank is 0, dropout outside [0, 1), d_initial not finite, or when save_projection is false and the
+/// projection given is not that of projection_seed; ShapeError when the projection is too small.
 /// Source: Kopiczko et al. 2024, arXiv:2310.11454, eq. 2.
 template <Scalar T> class VeRA {
 public:
@@ -25,7 +26,7 @@ public:
         std::size_t rank = 256;
         double d_initial = 0.1;
         double dropout = 0;
-        bool save_projection = true;         ///< false: files keep the seed alone
+        bool save_projection = true;         ///< false: files keep the seed alone, so a projection that is given must be made from it
         std::uint64_t projection_seed = 0;
         std::uint64_t seed = 0;              ///< of dropout
     };
@@ -52,12 +53,17 @@ public:
     const Options& options() const noexcept { return options_; }
     const Projection& projection() const noexcept { return projection_; }
 
-    /// Takes the projection of the model. Throws ShapeError when it is smaller than the layer or of another rank.
+    /// Takes the projection of the model. Throws ShapeError when it is smaller than the layer or of another rank, OptionError when
+    /// files would leave it out and make another one from the seed.
     void share(Projection projection) {
         const LayerShape largest = projection->largest();
         if (projection->rank() != options_.rank || largest.in < shape_.in || largest.out < shape_.out) {
             throw ShapeError("the shared projection does not fit the layer", {.subject = "vera: projection",
                              .expected = text(options_.rank, shape_) + " at least", .found = text(projection->rank(), largest)});
+        }
+        if (!options_.save_projection && projection->seed != options_.projection_seed) {
+            throw OptionError("files would leave out a projection that the seed does not make", {.subject = "vera: projection_seed", .expected = std::to_string(options_.projection_seed),
+                              .found = projection->seed ? std::to_string(*projection->seed) : "matrices that were given"});
         }
         projection_ = std::move(projection);
     }
@@ -140,6 +146,9 @@ template <Scalar T> struct hf_format<VeRA<T>> {
     template <class Context> static typename VeRA<T>::Projection shared(const O& options, Context& context) {
         const Matrix<T> a = context.read_model("vera_A");
         const Matrix<T> b = context.read_model("vera_B");
+        if (!options.save_projection && !(a.empty() && b.empty())) {
+            context.refuse("the file holds the shared projections and says that it leaves them out", {.subject = "save_projection", .expected = "true", .found = "false"});
+        }
         if (!a.empty() && !b.empty()) return SharedProjection<T>::of(a, b);
         if (a.empty() != b.empty()) context.refuse("one of the two projections is missing", {.subject = a.empty() ? "base_model.vera_A" : "base_model.vera_B"});
         const LayerShape largest = context.options().largest;
