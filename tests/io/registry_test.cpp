@@ -244,3 +244,20 @@ TEST_CASE("registry: a projection that files leave out must be the one of their 
     auto loaded = io::load_adapter<VeRAs>(net.directory.path(), {.largest = shape});
     CHECK_THROWS_WITH(loaded.attach("net.fc1", net.fc1), says("save_projection"));
 }
+
+TEST_CASE("registry: an attach that fails at the start of the method takes nothing") {
+    using PiSSA = peft::PiSSA<float>;
+    Saved net;
+    auto layer = peft::adapt(net.fc1, PiSSA(shape, {.rank = 2}));
+    peft::Bank<float> bank;
+    bank.add("net.fc1", layer);
+    io::save_adapter(net.directory.path(), bank);
+    auto loaded = io::load_adapter<peft::method_list<PiSSA>>(net.directory.path(), {.base = peft::BaseKind::original});
+    const std::size_t before = loaded.left_over().size();
+    peft::DenseLinear<float> broken = net.fc1;
+    broken.stored()(0, 0) = std::numeric_limits<float>::quiet_NaN();
+    CHECK_THROWS_AS(loaded.attach("net.fc1", broken), peft::NumericError);
+    CHECK(loaded.left_over().size() == before);
+    CHECK_NOTHROW(loaded.attach("net.fc1", net.fc1));
+    CHECK_NOTHROW(loaded.finish());
+}

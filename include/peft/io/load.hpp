@@ -59,40 +59,18 @@ public:
     /// The adapter of one module of this shape. Throws StateError when nothing targets it, or it was made already;
     /// FormatError naming file, tensor, expected and found when the file does not fit.
     AnyAdapter<T> method(std::string_view module, LayerShape shape) {
-        if (made_.count(std::string(module)) != 0) throw StateError("the adapter of this module was made already", {.file = config_path_, .subject = std::string(module)});
-        LoadContext<T> context(config_, options_, rules_, file_, config_path_, module);
-        context.set_shared_object(shared_);
-        std::vector<AnyAdapter<T>> parts;
-        const bool full = rules_.saved_in_full(module);
-        if (full) {
-            context.set_reason("nothing of this module, though modules_to_save names it");
-            Trained<T> layer(shape, {.weight = true, .bias = context.find("bias") != nullptr});
-            read_trained(context, layer, "weight", "bias");
-            parts.emplace_back(std::move(layer));
-        } else {
-            if (rules_.targets(module)) parts.push_back(entry_->make(shape, context));
-            if (const auto key = bias_key(module)) {
-                Trained<T> bias(shape, {.weight = false, .bias = true});
-                read_trained(context, bias, "", *key);
-                parts.emplace_back(std::move(bias));   // on top: no method that upstream trains biases beside changes them
-            }
-        }
-        if (parts.empty()) throw StateError("nothing in the configuration targets this module", {.file = config_path_, .subject = std::string(module)});
-        AnyAdapter<T> result = parts.size() == 1 ? std::move(parts.front()) : AnyAdapter<T>(Chain<T>(std::move(parts)));
-        auto consumed = consumed_;
-        consumed.insert(context.consumed().begin(), context.consumed().end());
-        auto made = made_;
-        made.insert(std::string(module));
-        shared_ = context.shared_object();
-        consumed_.swap(consumed);
-        made_.swap(made);
-        return result;
+        Made result = make(module, shape);
+        keep(result);
+        return std::move(result.method);
     }
 
-    /// The layer with its adapter on it. An lvalue base is referred to. Errors as method().
+    /// The layer with its adapter on it. An lvalue base is referred to. Errors as method(), and those of adapt().
     template <class Base> auto attach(std::string_view module, Base&& base) {
         using L = typename detail::Holder<std::conditional_t<std::is_lvalue_reference_v<Base>, Base, std::remove_cvref_t<Base>>>::type;
-        return adapt(std::forward<Base>(base), method(module, linear_access<L>::shape(base)), stream_of(module));
+        Made result = make(module, linear_access<L>::shape(base));
+        auto layer = adapt(std::forward<Base>(base), std::move(result.method), stream_of(module));   // may find that the base does not do
+        keep(result);
+        return layer;
     }
 
     /// Names of the tensors that no module has taken yet.
@@ -123,6 +101,46 @@ public:
 
 private:
     static constexpr std::uint64_t config_limit = 16u << 20;   // real ones have a few KiB
+
+    /// A method, and what the account is with it.
+    struct Made {
+        AnyAdapter<T> method;
+        std::set<std::string> consumed;
+        std::set<std::string> made;
+        std::shared_ptr<void> shared;
+    };
+    void keep(Made& result) noexcept {
+        shared_ = std::move(result.shared);
+        consumed_.swap(result.consumed);
+        made_.swap(result.made);
+    }
+    Made make(std::string_view module, LayerShape shape) const {
+        if (made_.count(std::string(module)) != 0) throw StateError("the adapter of this module was made already", {.file = config_path_, .subject = std::string(module)});
+        LoadContext<T> context(config_, options_, rules_, file_, config_path_, module);
+        context.set_shared_object(shared_);
+        std::vector<AnyAdapter<T>> parts;
+        const bool full = rules_.saved_in_full(module);
+        if (full) {
+            context.set_reason("nothing of this module, though modules_to_save names it");
+            Trained<T> layer(shape, {.weight = true, .bias = context.find("bias") != nullptr});
+            read_trained(context, layer, "weight", "bias");
+            parts.emplace_back(std::move(layer));
+        } else {
+            if (rules_.targets(module)) parts.push_back(entry_->make(shape, context));
+            if (const auto key = bias_key(module)) {
+                Trained<T> bias(shape, {.weight = false, .bias = true});
+                read_trained(context, bias, "", *key);
+                parts.emplace_back(std::move(bias));   // on top: no method that upstream trains biases beside changes them
+            }
+        }
+        if (parts.empty()) throw StateError("nothing in the configuration targets this module", {.file = config_path_, .subject = std::string(module)});
+        AnyAdapter<T> whole = parts.size() == 1 ? std::move(parts.front()) : AnyAdapter<T>(Chain<T>(std::move(parts)));
+        auto consumed = consumed_;
+        consumed.insert(context.consumed().begin(), context.consumed().end());
+        auto made = made_;
+        made.insert(std::string(module));
+        return {std::move(whole), std::move(consumed), std::move(made), context.shared_object()};
+    }
 
     static Value read_config(const std::string& path, const std::string& text) {
         Value config = parse_json(text, path);
