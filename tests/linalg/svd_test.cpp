@@ -1,4 +1,5 @@
 #include <peft/core/threads.hpp>
+#include <peft/linalg/qr.hpp>
 #include <peft/linalg/svd.hpp>
 
 #include "linalg/checks.hpp"
@@ -87,6 +88,25 @@ TEMPLATE_TEST_CASE("svd: large and small numbers change the values only, by the 
     const auto g = svd(tiny);
     CHECK(orthonormality_error(g.u) < 6);
     CHECK(g.s(0, 0) > T(0));
+}
+
+TEMPLATE_TEST_CASE("svd: converges where all singular values are equal, or many", "", float, double) {
+    using T = TestType;
+    for (const std::size_t n : {3u, 8u, 21u, 40u, 97u}) {
+        for (std::uint64_t seed = 1; seed < 6; ++seed) {
+            Matrix<T> a = qr(random_matrix<T>(n, n, seed)).q;
+            for (const T factor : {T(1), T(3)}) {   // orthogonal, then with every other column three times as long
+                for (std::size_t i = 0; i < n; ++i) {
+                    for (std::size_t j = 0; j < n; j += 2) a(i, j) *= factor;
+                }
+                INFO(n << ", seed " << seed << ", factor " << factor);
+                const auto f = svd(a);
+                CHECK(relative_error(a, recomposed(f)) < 40);
+                CHECK(orthonormality_error(f.u) < 40);
+                CHECK(std::fabs(static_cast<double>(f.s(0, n - 1)) - 1) < 40 * static_cast<double>(std::numeric_limits<T>::epsilon()));
+            }
+        }
+    }
 }
 
 TEMPLATE_TEST_CASE("svd: the leading triplets are those of the whole", "", float, double) {

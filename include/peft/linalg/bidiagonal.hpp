@@ -185,14 +185,15 @@ template <class T> void qr_sweep(std::span<double> d, std::span<double> e, std::
     e[hi - 1] = f;
 }
 
-/// Makes the bidiagonal matrix diagonal, up to entries of e below a quarter of the rounding of T beside its largest entry. What
-/// stays in d are the singular values with signs, in no order. The rotations go to the queue. Throws NumericError if it does
-/// not converge.
+/// Makes the bidiagonal matrix diagonal, up to entries of e below a quarter of the rounding of T, or eight times that of double, beside its
+/// largest entry. What stays in d are the singular values with signs, in no order. The rotations go to the queue. Throws
+/// NumericError if it does not converge.
 template <class T> void diagonalize(std::span<double> d, std::span<double> e, RotationQueue<T>& queue) {
     double largest = 0;
     for (const double value : d) largest = std::max(largest, std::fabs(value));
     for (const double value : e) largest = std::max(largest, std::fabs(value));
-    const double negligible = largest * static_cast<double>(std::numeric_limits<T>::epsilon()) / 4;
+    // A sweep itself rounds in double: below a few units of that, entries beside equal singular values come back for ever.
+    const double negligible = largest * std::max(static_cast<double>(std::numeric_limits<T>::epsilon()) / 4, 8 * std::numeric_limits<double>::epsilon());
     // Two to three sweeps find a singular value; LAPACK's dbdsqr gives up after 6 n^2 rotations of n, i.e. 6 n sweeps.
     std::size_t sweeps = 30 * d.size() + 30;
     std::size_t hi = d.size() - 1;
