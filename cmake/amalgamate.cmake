@@ -4,7 +4,8 @@
 #   OUTPUT   the header; without it build/single/peft.hpp of the repository when called there, else single/peft.hpp of the
 #            current folder. Put it where your compiler finds it as peft/peft.hpp and no include has to change.
 #   FORWARD  a folder that gets, for each header of the library, one of the same path that includes OUTPUT: what was written
-#            for the folder of headers then compiles against the single header.
+#            for the folder of headers then compiles against the single header. Forwards of headers that are gone are removed; a
+#            folder that holds other headers below peft/ is refused, as is an OUTPUT there or among the sources.
 #
 # The order is that of first use from peft/peft.hpp. Includes of others stay, where they stood. What the umbrella leaves to the
 # reader stays his choice: ext/<name>.hpp is a part of its own behind '#if defined(PEFT_WITH_<NAME>)' (PEFT_WITH_EIGEN,
@@ -18,6 +19,7 @@ if(NOT ROOT)
   get_filename_component(ROOT ${CMAKE_CURRENT_LIST_DIR} DIRECTORY)
 endif()
 get_filename_component(ROOT ${ROOT} ABSOLUTE)
+set(ROOT_INCLUDE ${ROOT}/include)
 if(NOT OUTPUT)
   if(CMAKE_BINARY_DIR STREQUAL ROOT)   # in a script this is the current folder
     set(OUTPUT ${ROOT}/build/single/peft.hpp)
@@ -164,12 +166,31 @@ endforeach()
 if(text MATCHES "[^ -~\n]")
   message(FATAL_ERROR "amalgamate: a character that is not printable ASCII")
 endif()
+# The sources are not written over, and in FORWARD nothing that this script did not write.
+cmake_path(IS_PREFIX ROOT_INCLUDE ${OUTPUT} NORMALIZE in_sources)
+if(in_sources)
+  message(FATAL_ERROR "amalgamate: OUTPUT lies among the sources, ${ROOT_INCLUDE}")
+endif()
+if(FORWARD)
+  get_filename_component(FORWARD ${FORWARD} ABSOLUTE BASE_DIR ${CMAKE_BINARY_DIR})
+  set(forwarded ${FORWARD}/peft)
+  cmake_path(IS_PREFIX forwarded ${OUTPUT} NORMALIZE in_forward)
+  if(in_forward)
+    message(FATAL_ERROR "amalgamate: OUTPUT lies where FORWARD writes, ${forwarded}")
+  endif()
+  file(GLOB_RECURSE old RELATIVE ${FORWARD} ${FORWARD}/peft/*.hpp)
+  foreach(header IN LISTS old)
+    file(READ ${FORWARD}/${header} content)
+    if(NOT content MATCHES "^(#if !defined[^#]*#define[^#]*#endif\n)?(#include \"[^\"\n]+\"\n)?$")
+      message(FATAL_ERROR "amalgamate: FORWARD holds ${header}, which this script did not write")
+    endif()
+  endforeach()
+endif()
 write_file(${OUTPUT} "${text}")
 list(LENGTH headers count)
 message(STATUS "peft: ${count} headers in ${OUTPUT}")
 
 if(FORWARD)
-  get_filename_component(FORWARD ${FORWARD} ABSOLUTE BASE_DIR ${CMAKE_BINARY_DIR})
   foreach(header IN LISTS headers)
     get_filename_component(folder ${FORWARD}/${header} DIRECTORY)
     file(RELATIVE_PATH target ${folder} ${OUTPUT})
@@ -181,7 +202,6 @@ if(FORWARD)
     write_file(${FORWARD}/${header} "${define}#include \"${target}\"\n")
   endforeach()
   # what the library no longer has
-  file(GLOB_RECURSE old RELATIVE ${FORWARD} ${FORWARD}/peft/*.hpp)
   list(REMOVE_ITEM old ${headers})
   foreach(header IN LISTS old)
     file(REMOVE ${FORWARD}/${header})
