@@ -94,6 +94,9 @@ class FileError : public Error { using Error::Error; };
 
 namespace detail {
 
+/// Throws StateError. A call, where templates would repeat the code that makes the texts.
+[[noreturn]] PEFT_NOINLINE inline void refuse_state(std::string_view subject, std::string_view message) { throw StateError(message, {.subject = std::string(subject)}); }
+
 /// Decimal text of a number without the global locale.
 inline std::string to_text(double value) {
     char buffer[32];

@@ -29,7 +29,7 @@ inline std::size_t checked_size(std::size_t rows, std::size_t cols, std::size_t 
 }  // namespace detail
 
 /// Throws ShapeError unless (rows, cols) is (want_rows, want_cols); `what` says which matrix of which call.
-inline void expect_shape(std::string_view what, std::size_t rows, std::size_t cols, std::size_t want_rows,
+PEFT_NOINLINE inline void expect_shape(std::string_view what, std::size_t rows, std::size_t cols, std::size_t want_rows,
                          std::size_t want_cols) {
     if (rows == want_rows && cols == want_cols) return;
     throw ShapeError("wrong shape", {.subject = std::string(what),
@@ -38,11 +38,18 @@ inline void expect_shape(std::string_view what, std::size_t rows, std::size_t co
 }
 
 /// Throws ShapeError unless x has `want` columns.
-inline void expect_columns(std::string_view what, std::size_t cols, std::size_t want, std::string_view want_name) {
+PEFT_NOINLINE inline void expect_columns(std::string_view what, std::size_t cols, std::size_t want, std::string_view want_name) {
     if (cols == want) return;
     throw ShapeError("wrong number of columns", {.subject = std::string(what),
                                                  .expected = std::string(want_name) + " = " + std::to_string(want),
                                                  .found = std::to_string(cols)});
+}
+
+/// Throws ShapeError with this message unless the shapes are the same.
+PEFT_NOINLINE inline void expect_same_layer(std::string_view what, std::string_view message, LayerShape found, LayerShape expected) {
+    if (found == expected) return;
+    const auto text = [](LayerShape shape) { return "in = " + std::to_string(shape.in) + ", out = " + std::to_string(shape.out); };
+    throw ShapeError(message, {.subject = std::string(what), .expected = text(expected), .found = text(found)});
 }
 
 PEFT_END

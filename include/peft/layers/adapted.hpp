@@ -63,14 +63,9 @@ public:
 
     Adapted(Held base, Method method, std::optional<std::uint64_t> stream)
         : base_(std::move(base)), method_(std::move(method)), stream_(stream ? *stream : default_stream(this->base())) {
-        const LayerShape want = shape();
-        const LayerShape have = method_.shape();
-        if (have != want) {
-            throw ShapeError("the method was made for another layer", {.subject = "adapt", .expected = "in = " + std::to_string(want.in) + ", out = " + std::to_string(want.out),
-                             .found = "in = " + std::to_string(have.in) + ", out = " + std::to_string(have.out)});
-        }
+        expect_same_layer("adapt", "the method was made for another layer", method_.shape(), shape());
         if (detail::reads_base(method_) && (detail::is_adapted_v<BaseType> || !view().readable())) {
-            throw StateError("this method reads the weight of its base, and this base is not a plain readable layer", {.subject = "adapt"});
+            detail::refuse_state("adapt", "this method reads the weight of its base, and this base is not a plain readable layer");
         }
         if constexpr (requires(Method& m) { m.start(view(), stream_); }) method_.start(view(), stream_);
         rebase();
@@ -78,7 +73,8 @@ public:
             refresh();
         } catch (...) {
             if constexpr (detail::Rebasable<Method> && WritableLinear<BaseType>) {
-                if (rebased()) unmerge_from(this->base(), *rebase_);
+                if (rebase_ != nullptr) unmerge_from(this->base(), *rebase_);
+                else if (rebased_) write_entries(true);
             }
             throw;
         }
@@ -108,9 +104,10 @@ public:
         return y;
     }
     /// The same into memory of yours (n x out); no allocation after the first call of a thread.
-    template <class X, class Y> void forward(const X& x, Y&& y) const {
-        const StridedView<const T> from = detail::read_view<T>(x);
-        const StridedView<T> to = detail::write_view<T>(y);
+    template <class X, class Y> void forward(const X& x, Y&& y) const { infer_any(detail::read_view<T>(x), detail::write_view<T>(y)); }
+
+private:
+    void infer_any(StridedView<const T> from, StridedView<T> to) const {
         check_shapes(from, to);
         if (from.is_row_major() && to.is_row_major()) {
             infer(from.row_major(), to.row_major());
@@ -132,6 +129,7 @@ public:
         }
     }
 
+public:
     // --- training
 
     /// Memory for a forward and its backward. Replicas that train in parallel take different streams.
@@ -147,10 +145,11 @@ public:
     }
     /// The training forward: dropout is on, and the tape keeps what backward needs. Throws StateError while merged, or when
     /// the tape was made by another layer.
-    template <class X, class Y> void forward(const X& x, Y&& y, Tape& tape) {
+    template <class X, class Y> void forward(const X& x, Y&& y, Tape& tape) { train(detail::read_view<T>(x), detail::write_view<T>(y), tape); }
+
+private:
+    void train(StridedView<const T> from, StridedView<T> to, Tape& tape) {
         expect_trainable("forward", tape);
-        const StridedView<const T> from = detail::read_view<T>(x);
-        const StridedView<T> to = detail::write_view<T>(y);
         check_shapes(from, to);
         refresh();
         tape.ready_ = false;
@@ -182,11 +181,13 @@ public:
         step.finished = true;
         tape.ready_ = true;
     }
+public:
     /// Adds to the gradients of all trained tensors; dx = dL/dx (n x in). dy (n x out) is not changed.
     /// Throws StateError without a forward of this tape before it. Gradients are incomplete after a bad_alloc.
-    template <class Dy, class Dx> void backward(const Dy& dy, Dx&& dx, Tape& tape) {
-        const StridedView<const T> from = detail::read_view<T>(dy);
-        const StridedView<T> to = detail::write_view<T>(dx);
+    template <class Dy, class Dx> void backward(const Dy& dy, Dx&& dx, Tape& tape) { backward_any(detail::read_view<T>(dy), detail::write_view<T>(dx), tape); }
+
+private:
+    void backward_any(StridedView<const T> from, StridedView<T> to, Tape& tape) {
         check_backward(from, to, tape);
         const MatrixView<const T> gradient = row_major(from, tape.arena_);
         const MatrixView<T> output = to.is_row_major() ? to.row_major() : tape.arena_.template matrix<T>(to.rows(), to.cols());
@@ -194,6 +195,7 @@ public:
         add_backward(gradient, output, tape);
         if (!to.is_row_major()) transpose<T>(MatrixView<const T>(output), to);
     }
+public:
     /// The same, adding to dx.
     void add_backward(MatrixView<const T> dy, MatrixView<T> dx, Tape& tape) {
         check_backward(dy, dx, tape);
@@ -275,7 +277,7 @@ public:
     MergeReport merge(MergeMode mode = MergeMode::journal)
         requires WritableLinear<BaseType> && Mergeable<Method>
     {
-        if (merged()) throw StateError("the layer is merged already", {.subject = "merge"});
+        if (merged()) detail::refuse_state("merge", "the layer is merged already");
         refresh();
         PlanPointer<T> plan = make_plan();   // before the base changes: derived values then fit the base again after unmerge()
         bool inner = false;
@@ -303,7 +305,7 @@ public:
     void unmerge()
         requires WritableLinear<BaseType> && Mergeable<Method>
     {
-        if (!merged()) throw StateError("the layer is not merged", {.subject = "unmerge"});
+        if (!merged()) detail::refuse_state("unmerge", "the layer is not merged");
         const PlanPointer<T> plan = record_->plan;
         const MergeMode mode = record_->mode;
         unmerge_from(base(), *record_);
@@ -364,8 +366,8 @@ public:
     void restore_base()
         requires WritableLinear<BaseType> && detail::Rebasable<Method>
     {
-        if (!rebased()) throw StateError("the base holds its own weights", {.subject = "restore_base"});
-        if (merged()) throw StateError("the layer is merged; unmerge it first", {.subject = "restore_base"});
+        if (!rebased()) detail::refuse_state("restore_base", "the base holds its own weights");
+        if (merged()) detail::refuse_state("restore_base", "the layer is merged; unmerge it first");
         if (rebase_ != nullptr) unmerge_from(base(), *rebase_);
         else write_entries(true);
         rebase_.reset();
@@ -442,18 +444,18 @@ private:
         }
     }
     void expect_trainable(const char* what, const Tape& tape) const {
-        if (merged()) throw StateError("the layer is merged; unmerge it before training", {.subject = what});
-        if (tape.owner_ == nullptr || tape.owner_ != identity_) throw StateError("the tape was made by another layer, or moved from", {.subject = what});
+        if (merged()) detail::refuse_state(what, "the layer is merged; unmerge it before training");
+        if (tape.owner_ == nullptr || tape.owner_ != identity_) detail::refuse_state(what, "the tape was made by another layer, or moved from");
     }
     void check_backward(StridedView<const T> dy, StridedView<T> dx, const Tape& tape) const {
         expect_trainable("backward", tape);
-        if (!tape.ready_) throw StateError("backward without a training forward before it", {.subject = "backward"});
+        if (!tape.ready_) detail::refuse_state("backward", "backward without a training forward before it");
         expect_shape("backward: dy", dy.rows(), dy.cols(), tape.x_.rows(), shape().out);
         expect_shape("backward: dx", dx.rows(), dx.cols(), tape.x_.rows(), shape().in);
         expect_apart("backward: dx", dy, dx);
     }
     void expect_merged() const {
-        if (!merged()) throw StateError("the weights under an unmerged adapted layer cannot be written through it", {.subject = "write_rows"});
+        if (!merged()) detail::refuse_state("write_rows", "the weights under an unmerged adapted layer cannot be written through it");
     }
     /// x itself where its rows are dense, else a row-major image in the arena.
     static MatrixView<const T> row_major(StridedView<const T> x, Arena& arena) {
@@ -509,7 +511,7 @@ private:
             method_.set_rebased(false);   // a copy of a method of another layer
             if (!method_.wants_rebase()) return;
             if constexpr (WritableLinear<BaseType> && !detail::is_adapted_v<BaseType>) {
-                if (users_.use_count() > 2) throw StateError("another layer uses this base; the method can have it in delta form only", {.subject = "adapt: rebase"});
+                if (users_.use_count() > 2) detail::refuse_state("adapt: rebase", "another layer uses this base; the method can have it in delta form only");
                 if (PlanPointer<T> plan = detail::rebase_plan(method_)) {
                     auto record = std::make_unique<MergeRecord<T>>();
                     *record = merge_into(base(), std::move(plan));
@@ -518,7 +520,7 @@ private:
                 rebased_ = true;
                 method_.set_rebased(true);
             } else {
-                throw StateError("this base cannot be written; the method can have it in delta form only", {.subject = "adapt: rebase"});
+                detail::refuse_state("adapt: rebase", "this base cannot be written; the method can have it in delta form only");
             }
         }
     }
@@ -550,9 +552,9 @@ private:
     }
     void expect_fresh() const {
         if constexpr (detail::HasDerived<Method>) {
-            if (derived_version_ != detail::version_of(method_)) throw StateError("parameters changed since the last prepare(); call prepare()", {.subject = "forward"});
+            if (derived_version_ != detail::version_of(method_)) detail::refuse_state("forward", "parameters changed since the last prepare(); call prepare()");
             if (derived_token_ != detail::merge_token_of(base())) {
-                throw StateError("another layer merged into the base, or unmerged, since the last prepare(); call prepare()", {.subject = "forward"});
+                detail::refuse_state("forward", "another layer merged into the base, or unmerged, since the last prepare(); call prepare()");
             }
         }
     }
