@@ -1,6 +1,5 @@
 #pragma once
 #include <peft/core/arena.hpp>
-#include <peft/core/function_ref.hpp>
 #include <peft/core/matrix_view.hpp>
 #include <peft/core/parameter.hpp>
 #include <peft/core/plan.hpp>
@@ -101,8 +100,11 @@ private:
     const Operations* operations_ = nullptr;
 };
 
-/// Writes numbers of W one by one: positions row * in + column, rising, and what to write there.
-template <Scalar T> using EntryWriter = FunctionRef<void(std::span<const std::int32_t>, std::span<const T>)>;
+/// Changes of single numbers of W: positions row * in + column, rising, and what is added there.
+template <Scalar T> struct Entries {
+    std::span<const std::int32_t> positions;
+    std::span<const T> changes;
+};
 
 namespace detail {
 struct Nothing {};

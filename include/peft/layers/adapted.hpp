@@ -5,6 +5,7 @@
 #include <peft/kernels/channel.hpp>
 #include <peft/kernels/elementwise.hpp>
 #include <peft/kernels/matmul.hpp>
+#include <peft/layers/in_place.hpp>
 #include <peft/layers/merge.hpp>
 #include <peft/layers/method_traits.hpp>
 #include <peft/linear/dense.hpp>
@@ -74,7 +75,7 @@ public:
         } catch (...) {
             if constexpr (detail::Rebasable<Method> && WritableLinear<BaseType>) {
                 if (rebase_ != nullptr) unmerge_from(this->base(), *rebase_);
-                else if (rebased_) write_entries(true);
+                else if (in_place_ != nullptr) in_place_->restore(this->base());
             }
             throw;
         }
@@ -359,7 +360,7 @@ public:
 
     /// True while the base is the method's to change: it holds what is left without the method's start (PiSSA with .rebase),
     /// or the trained numbers themselves (SaRA with .in_place).
-    bool rebased() const noexcept { return rebased_; }
+    bool rebased() const noexcept { return rebase_ != nullptr || in_place_ != nullptr; }
     /// Gives the base the bits back that it had before. The layer goes on computing the same map, in delta form. StateError,
     /// with nothing changed, when the base holds its own bits already, when the layer is merged, or when somebody wrote to the
     /// base (numbers that are trained in place are written back without looking).
@@ -369,9 +370,9 @@ public:
         if (!rebased()) detail::refuse_state("restore_base", "the base holds its own weights");
         if (merged()) detail::refuse_state("restore_base", "the layer is merged; unmerge it first");
         if (rebase_ != nullptr) unmerge_from(base(), *rebase_);
-        else write_entries(true);
+        else in_place_->restore(base());
         rebase_.reset();
-        rebased_ = false;
+        in_place_.reset();
         method_.set_rebased(false);
         refresh();
     }
@@ -516,8 +517,9 @@ private:
                     auto record = std::make_unique<MergeRecord<T>>();
                     *record = merge_into(base(), std::move(plan));
                     rebase_ = std::move(record);
+                } else {
+                    in_place_ = std::make_unique<InPlace<T>>(base(), detail::entries(method_));
                 }
-                rebased_ = true;
                 method_.set_rebased(true);
             } else {
                 detail::refuse_state("adapt: rebase", "this base cannot be written; the method can have it in delta form only");
@@ -525,18 +527,12 @@ private:
         }
     }
 
-    /// Numbers that the method trains in place, into the base: its own, or the original ones.
-    void write_entries(bool original) {
-        if constexpr (WritableLinear<BaseType> && detail::Rebasable<Method> && !detail::is_adapted_v<BaseType>) {
-            detail::write_entries(method_, [this](std::span<const std::int32_t> positions, std::span<const T> values) { write_each(base(), positions, values); }, original);
-        }
-    }
-
     void refresh() {
         if constexpr (detail::Rebasable<Method>) {
-            if (rebased_ && rebase_ == nullptr && written_version_ != detail::version_of(method_)) {
-                write_entries(false);
-                written_version_ = detail::version_of(method_);
+            if (!method_.knows_rebased(rebased())) method_.set_rebased(rebased());   // it was assigned from another layer
+            if constexpr (WritableLinear<BaseType>) {
+                // Always: a method that was assigned may count as many writes as the one before it.
+                if (in_place_ != nullptr && !merged()) in_place_->write(base(), detail::entries(method_));
             }
         }
         if constexpr (detail::HasDerived<Method>) {
@@ -551,6 +547,9 @@ private:
         }
     }
     void expect_fresh() const {
+        if constexpr (detail::Rebasable<Method>) {
+            if (!method_.knows_rebased(rebased())) detail::refuse_state("forward", "the method was assigned since the last prepare(); call prepare()");
+        }
         if constexpr (detail::HasDerived<Method>) {
             if (derived_version_ != detail::version_of(method_)) detail::refuse_state("forward", "parameters changed since the last prepare(); call prepare()");
             if (derived_token_ != detail::merge_token_of(base())) {
@@ -572,8 +571,7 @@ private:
     std::shared_ptr<const char> identity_ = std::make_shared<const char>('\0');   // known by its address, which stays when the layer moves
     std::shared_ptr<const char> users_ = detail::join_base(base());   // the base's share and those of all layers on it
     std::unique_ptr<MergeRecord<T>> rebase_;
-    std::uint64_t written_version_ = 0;   // of the numbers trained in place
-    bool rebased_ = false;
+    std::unique_ptr<InPlace<T>> in_place_;
     std::unique_ptr<MergeRecord<T>> record_;
     bool merged_inner_ = false;
 };

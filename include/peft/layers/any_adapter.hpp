@@ -46,8 +46,9 @@ public:
     bool needs_readable_base() const { return model_->needs_readable_base(); }
     bool wants_rebase() const { return model_->wants_rebase(); }
     PlanPointer<T> rebase_plan() const { return model_->rebase_plan(); }
-    void write_entries(EntryWriter<T> writer, bool original) const { model_->write_entries(writer, original); }
+    Entries<T> entries() const { return model_->entries(); }
     void set_rebased(bool rebased) { model_->set_rebased(rebased); }
+    bool knows_rebased(bool rebased) const { return model_->knows_rebased(rebased); }
 
     void start(const BaseView<T>& base, std::uint64_t stream) { model_->start(base, stream); }
     void derive(const BaseView<T>& base, Derived& derived) const { model_->derive(base, derived.data); }
@@ -98,8 +99,9 @@ private:
         virtual bool needs_readable_base() const = 0;
         virtual bool wants_rebase() const = 0;
         virtual PlanPointer<T> rebase_plan() const = 0;
-        virtual void write_entries(EntryWriter<T>, bool) const = 0;
+        virtual Entries<T> entries() const = 0;
         virtual void set_rebased(bool) = 0;
+        virtual bool knows_rebased(bool) const = 0;
         virtual void start(const BaseView<T>&, std::uint64_t) = 0;
         virtual void derive(const BaseView<T>&, std::shared_ptr<void>&) const = 0;
         virtual void adapt_input(const Call<AnyAdapter>&, MatrixView<const T>, MatrixView<T>) const = 0;
@@ -131,10 +133,14 @@ private:
             else return false;
         }
         PlanPointer<T> rebase_plan() const override { return detail::rebase_plan(method); }
-        void write_entries(EntryWriter<T> writer, bool original) const override { detail::write_entries(method, writer, original); }
+        Entries<T> entries() const override { return detail::entries(method); }
         void set_rebased(bool rebased) override {
             if constexpr (detail::Rebasable<M>) method.set_rebased(rebased);
             else static_cast<void>(rebased);
+        }
+        bool knows_rebased(bool rebased) const override {
+            if constexpr (detail::Rebasable<M>) return method.knows_rebased(rebased);
+            else return static_cast<void>(rebased), true;
         }
         void start(const BaseView<T>& base, std::uint64_t stream) override {
             if constexpr (requires { method.start(base, stream); }) method.start(base, stream);

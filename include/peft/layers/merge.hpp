@@ -138,30 +138,6 @@ template <WritableLinear L> void unmerge_from(L& base, MergeRecord<linear_value_
     record = {};
 }
 
-/// Writes single numbers of W, rounded once to the storage type: positions row * in + column, rising.
-template <WritableLinear L>
-void write_each(L& base, std::span<const std::int32_t> positions, std::span<const linear_value_t<L>> values) {
-    using T = linear_value_t<L>;
-    using S = detail::stored_t<L>;
-    const std::size_t in = linear_access<L>::shape(base).in;
-    if constexpr (requires { base.weight()(std::size_t{}, std::size_t{}) = S(); }) {
-        const auto w = base.weight();
-        for (std::size_t k = 0; k < positions.size(); ++k) {
-            const auto at = static_cast<std::size_t>(positions[k]);
-            w(at / in, at % in) = round_to<S>(values[k]);
-        }
-    } else {
-        ArenaScope scope;
-        const auto row = scope.matrix<T>(1, in);
-        for (std::size_t k = 0; k < positions.size();) {
-            const std::size_t o = static_cast<std::size_t>(positions[k]) / in;
-            linear_access<L>::read_rows(base, o, row);
-            for (; k < positions.size() && static_cast<std::size_t>(positions[k]) / in == o; ++k) row(0, static_cast<std::size_t>(positions[k]) % in) = values[k];
-            linear_access<L>::write_rows(base, o, MatrixView<const T>(row));
-        }
-    }
-}
-
 /// Rows `first` .. of W' without touching the base: what merged_copy and read_rows of an adapted layer are made of.
 template <ReadableLinear L>
 void planned_rows(const L& base, const MergePlan<linear_value_t<L>>& plan, std::size_t first, MatrixView<linear_value_t<L>> rows) {

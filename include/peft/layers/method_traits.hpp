@@ -64,17 +64,17 @@ template <class M> bool reads_base(const M& method) {
     else return reads_base_v<M>;
 }
 
-/// A method that may ask for a base of its own to change: wants_rebase(), set_rebased(bool), and either
-///   rebase_plan()                    one change at the start (PiSSA), or nullptr
-///   write_entries(writer, original)  its numbers among those of W whenever they change (SaRA), or the original ones
-template <class M> concept Rebasable = requires(M& m, const M& c) { c.wants_rebase(); m.set_rebased(true); };
+/// A method that may ask for a base of its own to change: wants_rebase(), set_rebased(bool), knows_rebased(bool), and either
+///   rebase_plan()   one change at the start (PiSSA), or
+///   entries()       numbers that are trained among those of W (SaRA)
+template <class M> concept Rebasable = requires(M& m, const M& c) { c.wants_rebase(); m.set_rebased(true); c.knows_rebased(true); };
 template <class M> PlanPointer<typename M::value_type> rebase_plan(const M& method) {
     if constexpr (requires { method.rebase_plan(); }) return method.rebase_plan();
     else return nullptr;
 }
-template <class M> void write_entries(const M& method, EntryWriter<typename M::value_type> writer, bool original) {
-    if constexpr (requires { method.write_entries(writer, original); }) method.write_entries(writer, original);
-    else static_cast<void>(original);
+template <class M> Entries<typename M::value_type> entries(const M& method) {
+    if constexpr (requires { method.entries(); }) return method.entries();
+    else return {};
 }
 
 /// A share in the mark that a base gives to every layer on it; nullptr from a base without one.

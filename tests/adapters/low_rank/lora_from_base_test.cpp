@@ -204,6 +204,28 @@ TEST_CASE("pissa: a view of a weight is not rebased under another layer on it or
     CHECK(same_bytes(memory, w));
 }
 
+TEST_CASE("pissa: an assigned method does not bring the rebase of its old layer along") {
+    constexpr LayerShape shape{6, 8};
+    const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3), x = random_matrix<float>(4, shape.in, 4);
+    const auto check = [&](auto rebasing, auto plain) {
+        peft::DenseLinear<float> one(w), two(w);
+        auto rebased = peft::adapt(one, rebasing);
+        auto delta = peft::adapt(two, plain);
+        const auto y = delta.forward(x);
+        const auto kept = delta.method();
+        delta.method() = rebased.method();
+        rebased.method() = kept;
+        for (auto* layer : {&rebased, &delta}) {
+            CHECK_THROWS_AS(layer->forward(x), peft::StateError);
+            layer->prepare();
+            CHECK(norm(minus(layer->forward(x), y)) < 1e-5 * norm(y));
+        }
+    };
+    const PiSSA<float> rebasing(shape, {.rank = 2, .rebase = true}), plain(shape, {.rank = 2});
+    check(rebasing, plain);
+    check(peft::AnyAdapter<float>(rebasing), peft::AnyAdapter<float>(plain));
+}
+
 TEST_CASE("pissa: what fails after the rebase gives the base back") {
     constexpr LayerShape shape{6, 8};
     const Matrix<float> w = random_matrix<float>(shape.out, shape.in, 3);

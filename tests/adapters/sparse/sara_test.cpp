@@ -264,3 +264,19 @@ TEST_CASE("sara: a method that is assigned to a layer brings its own positions")
     auto expected = peft::adapt(first, SaRA<float>(layer.method()));
     CHECK(same_bytes(layer.forward(x), expected.forward(x)));
 }
+
+TEST_CASE("sara: a method that replaces one in place does not lose the original numbers") {
+    constexpr LayerShape shape{9, 7};
+    const peft::DenseLinear<float> original(random_matrix<float>(shape.out, shape.in, 1));
+    peft::DenseLinear<float> base = original, other(random_matrix<float>(shape.out, shape.in, 2));
+    auto layer = peft::adapt(base, SaRA<float>(shape, {.share = 0.5, .in_place = true}));
+    auto second = peft::adapt(other, SaRA<float>(shape, {.share = 0.5, .in_place = true}));
+    disturb(layer, 3);
+    disturb(second, 4);
+    const Matrix<float> trained = base.stored();
+    layer.method() = second.method();   // positions of another weight
+    CHECK_THROWS_AS(layer.prepare(), peft::StateError);
+    CHECK(same_bytes(base.stored(), trained));
+    layer.restore_base();
+    CHECK(same_bytes(base.stored(), original.stored()));
+}

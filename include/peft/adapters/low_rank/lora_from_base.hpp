@@ -94,6 +94,8 @@ public:
     PlanPointer<T> rebase_plan() const { return std::make_shared<low_rank::Plan<T>>(start_factors(), -scale()); }
     /// Called by the layer when the base has become the residual one, or the original one again.
     void set_rebased(bool rebased) noexcept { rebased_ = rebased; }
+    /// False when it was told otherwise, by another layer.
+    bool knows_rebased(bool rebased) const noexcept { return rebased_ == rebased; }
 
     void adapt_output(const Call<LoRAFromBase>& call, MatrixView<const T> x, MatrixView<T> y) const {
         low_rank::forward(call, lora_.factors(), scale(), mask(call), x, y, call.cache);

@@ -34,7 +34,7 @@ PEFT_ISA_BEGIN
 /// round(share * in * out) smallest of each layer; among equal ones those that come first, row by row. The selection is made
 /// by adapt, from the rows of the base, unless positions were loaded. Few passes over W, no copy of it.
 /// A layer with no weight selected, or with all, is legal; see selection() and expect_selection().
-/// in_place: the layer writes W + S into the base whenever S changes, and keeps the original numbers of the mask;
+/// in_place: the layer writes W + S into the base whenever S changes, and keeps the original numbers;
 /// layer.restore_base() writes them back, bit for bit, and goes on beside the base. The base must be writable and this layer's
 /// alone, else StateError; in bf16 or f16 what is written is rounded, S itself is not.
 /// Parameters changed: call prepare() before inference. Throws OptionError when the threshold is not positive and finite or
@@ -81,33 +81,22 @@ public:
         indices_ = Parameter<std::int32_t>(1, count);
     }
 
-    /// Selects, unless positions were assigned, and keeps the original numbers for in_place. Called by adapt.
+    /// Selects, unless positions were assigned. Called by adapt.
     void start(const BaseView<T>& base, std::uint64_t) {
-        select(base);
-        if (!options_.in_place) return;
-        originals_ = Matrix<T>(1, indices_.size());
-        ArenaScope scope;
-        const auto row = scope.template matrix<T>(1, shape_.in);
-        const std::span<const std::int32_t> positions = indices_.flat();
-        for (std::size_t k = 0; k < positions.size();) {
-            const std::size_t o = static_cast<std::size_t>(positions[k]) / shape_.in;
-            base.read_rows(o, row);
-            for (; k < positions.size() && static_cast<std::size_t>(positions[k]) / shape_.in == o; ++k) originals_(0, k) = row(0, static_cast<std::size_t>(positions[k]) % shape_.in);
-        }
+        if (indices_.version() != 0) return;
+        const auto size = static_cast<double>(shape_.in * shape_.out);
+        const auto found = sparse::select<T>(base, options_.share > 0 ? sparse::smallest_weights<T>(base, static_cast<std::size_t>(std::round(options_.share * size)))
+                                                                      : sparse::below_threshold<T>(options_.threshold));
+        resize(found.indices.size());
+        indices_.assign(found.indices.view());
+        smallest_ = static_cast<double>(found.smallest);
     }
 
     bool wants_rebase() const noexcept { return options_.in_place; }
     /// Called by the layer when the base has become this method's, or the original one again.
     void set_rebased(bool rebased) noexcept { in_base_ = rebased; }
-    /// W + S at the positions, or W.
-    void write_entries(EntryWriter<T> write, bool original) const {
-        if (original) return write(indices_.flat(), std::as_const(originals_).flat());
-        ArenaScope scope;
-        const auto sum = scope.template matrix<T>(1, originals_.cols());
-        copy<T>(std::as_const(originals_).view(), sum);
-        axpy<T>(T(1), values_.value(), sum);
-        write(indices_.flat(), std::span<const T>(sum.row_span(0)));
-    }
+    bool knows_rebased(bool rebased) const noexcept { return in_base_ == rebased; }
+    Entries<T> entries() const noexcept { return {indices_.flat(), values_.flat()}; }
 
     void derive(const BaseView<T>&, Derived& derived) const {
         if (!derived.starts.empty() && derived.positions == indices_.state() && derived.version == indices_.version()) return;
@@ -139,22 +128,12 @@ public:
     }
 
 private:
-    void select(const BaseView<T>& base) {
-        if (indices_.version() != 0) return;
-        const auto size = static_cast<double>(shape_.in * shape_.out);
-        const auto found = sparse::select<T>(base, options_.share > 0 ? sparse::smallest_weights<T>(base, static_cast<std::size_t>(std::round(options_.share * size)))
-                                                                      : sparse::below_threshold<T>(options_.threshold));
-        resize(found.indices.size());
-        indices_.assign(found.indices.view());
-        smallest_ = static_cast<double>(found.smallest);
-    }
     sparse::Delta<T> delta(const Derived& derived) const noexcept { return {{shape_.in, derived.starts.flat(), indices_.flat()}, values_.flat(), T(1)}; }
 
     Options options_;
     LayerShape shape_;
     Parameter<T> values_;
     Parameter<std::int32_t> indices_;
-    Matrix<T> originals_;     // W at the positions, for in_place
     bool in_base_ = false;
     double smallest_ = std::numeric_limits<double>::quiet_NaN();
 };
