@@ -80,3 +80,16 @@ TEST_CASE("groups: options outside their range and a parameter in two groups are
     CHECK_THROWS_AS(large.set_learning_rate(1e300), peft::OptionError);
     CHECK(large.learning_rate() == 1e-3);
 }
+
+TEST_CASE("groups: rates and decays that are infinite in the compute type are refused") {
+    optim_test::Parameters<float> parameters;
+    const auto made = [&](double rate, peft::GroupOptions second) { return peft::AdamW<float>(two_groups(parameters, {}, second), {.learning_rate = rate}); };
+    CHECK_THROWS_AS(made(1e39, {}), peft::OptionError);
+    CHECK_THROWS_AS(made(1, {.learning_rate_factor = 1e39}), peft::OptionError);
+    CHECK_THROWS_AS(made(1, {.weight_decay = 1e39}), peft::OptionError);
+    auto optimizer = made(1, {.learning_rate_factor = 1e10});
+    CHECK_THROWS_AS(optimizer.set_learning_rate(1e30), peft::OptionError);
+    CHECK(optimizer.learning_rate() == 1);
+    optim_test::Parameters<double> wide;
+    CHECK_NOTHROW(peft::AdamW<double>(two_groups(wide, {}, {}), {.learning_rate = 1e39}));
+}

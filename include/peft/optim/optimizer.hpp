@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -38,10 +39,10 @@ public:
 
     double learning_rate() const noexcept { return options_.learning_rate; }
     /// For schedules; groups keep their ratios to it. Throws OptionError when it, or a group's multiple of it, is negative or
-    /// not finite.
+    /// not finite in T.
     void set_learning_rate(double learning_rate) {
-        for (const GroupOptions& group : groups_) detail::expect_not_negative(rate_name_, learning_rate * group.learning_rate_factor);
-        detail::expect_not_negative(rate_name_, learning_rate);
+        for (const GroupOptions& group : groups_) expect_in_range(rate_name_, learning_rate * group.learning_rate_factor);
+        expect_in_range(rate_name_, learning_rate);
         options_.learning_rate = learning_rate;
     }
     const Options& options() const noexcept { return options_; }
@@ -62,8 +63,8 @@ protected:
         ParameterList<T> list;
         for (ParameterGroup<T>& group : groups) {
             detail::expect_not_negative(rate_name_ + "_factor", group.options.learning_rate_factor);
-            detail::expect_not_negative(rate_name_, group.options.learning_rate_factor * options.learning_rate);
-            if (group.options.weight_decay) detail::expect_not_negative(std::string(name) + ": weight_decay", *group.options.weight_decay);
+            expect_in_range(rate_name_, group.options.learning_rate_factor * options.learning_rate);
+            expect_in_range(std::string(name) + ": weight_decay", group.options.weight_decay.value_or(options.weight_decay));
             group_of_.insert(group_of_.end(), group.parameters.size(), groups_.size());
             list.insert(list.end(), std::make_move_iterator(group.parameters.begin()), std::make_move_iterator(group.parameters.end()));
             groups_.push_back(group.options);
@@ -84,6 +85,12 @@ protected:
     T learning_rate_of(std::size_t i) const noexcept { return static_cast<T>(options_.learning_rate * groups_[group_of_[i]].learning_rate_factor); }
     T weight_decay_of(std::size_t i) const noexcept { return static_cast<T>(groups_[group_of_[i]].weight_decay.value_or(options_.weight_decay)); }
 
+    /// Steps are computed in T, where a larger number would be infinite.
+    static void expect_in_range(const std::string& option, double value) {
+        detail::expect_not_negative(option, value);
+        if (value <= static_cast<double>(std::numeric_limits<T>::max())) return;
+        throw OptionError("too large for the type it is computed in", {.subject = option, .expected = "a finite number of the compute type", .found = detail::to_text(value)});
+    }
     /// One group of all parameters.
     static ParameterGroups<T> one_group(ParameterList<T> parameters) {
         ParameterGroups<T> groups(1);
