@@ -359,7 +359,8 @@ public:
     // --- a start taken out of the base
 
     /// True while the base is the method's to change: it holds what is left without the method's start (PiSSA with .rebase),
-    /// or the trained numbers themselves (SaRA with .in_place).
+    /// or the trained numbers themselves (SaRA with .in_place). The base stays so when the layer is destroyed, as it stays merged;
+    /// who puts another layer on it meanwhile adapts what it holds then.
     bool rebased() const noexcept { return rebase_ != nullptr || in_place_ != nullptr; }
     /// Gives the base the bits back that it had before. The layer goes on computing the same map, in delta form. StateError,
     /// with nothing changed, when the base holds its own bits already, when the layer is merged, or when somebody wrote to the
