@@ -3,13 +3,8 @@
 # header; the Conan recipe, which reads the version itself, is Python where there is a Python.
 cmake_minimum_required(VERSION 3.25)
 
-file(READ ${ROOT}/include/peft/config/version.hpp header)
-set(version "")
-foreach(part IN ITEMS MAJOR MINOR PATCH)
-  string(REGEX MATCH "#define PEFT_VERSION_${part} +([0-9]+)" found "${header}")
-  list(APPEND version "${CMAKE_MATCH_1}")
-endforeach()
-list(JOIN version "." version)
+include(${CMAKE_CURRENT_LIST_DIR}/version.cmake)
+peft_read_version(version ${ROOT})
 file(READ ${ROOT}/cmake/vcpkg/vcpkg.json manifest)
 string(JSON stated GET "${manifest}" version)
 if(NOT stated STREQUAL version)

@@ -1,4 +1,5 @@
 #include "contract/contract.hpp"
+#include "io/tensor_files.hpp"
 #include "support/catch.hpp"
 #include "support/temporary_directory.hpp"
 
@@ -180,16 +181,7 @@ struct Saved {
     std::string config_path() const { return directory.file("adapter_config.json"); }
     peft::Value config() const { return io::parse_json(text_of(config_path()), config_path()); }
     /// Writes the tensors again, without the digest of the configuration.
-    template <class Change> void rewrite(const Change& change) {
-        const std::string path = directory.file("adapter_model.safetensors");
-        const io::SafetensorsFile file(path);
-        std::vector<std::vector<std::byte>> bytes;
-        for (const auto& info : file.tensors()) bytes.push_back(file.read_bytes(info.name));
-        std::vector<io::TensorData> tensors;
-        for (std::size_t k = 0; k < bytes.size(); ++k) tensors.push_back({file.tensors()[k].name, file.tensors()[k].dtype, file.tensors()[k].shape, bytes[k]});
-        change(tensors);
-        io::write_safetensors(path, tensors);
-    }
+    template <class Change> void rewrite(const Change& change) { peft_test::rewrite_tensors(directory.file("adapter_model.safetensors"), change); }
 };
 
 template <class Call> std::string message_of(const Call& call) {
