@@ -75,9 +75,9 @@ int main(int argc, char** argv) {
         {"umbrella without files", cost[1].seconds - cost[0].seconds, cost[1].megabytes, 0.46, 2.5},
         {"umbrella", cost[2].seconds - cost[0].seconds, cost[2].megabytes, 0, 5},
         {"the first method's life", cost[3].seconds - cost[1].seconds, cost[3].megabytes, 0, 8},
-        {"each further method's life", (cost[4].seconds - cost[3].seconds) / others, cost[4].megabytes, 0.3, 1.2},
+        {"each further method's life", (cost[4].seconds - cost[3].seconds) / others, cost[4].megabytes, 0.3, 1.0},
         {"files, one registry entry", cost[5].seconds - cost[4].seconds - cost[2].seconds + cost[1].seconds, cost[5].megabytes, 0, 15},
-        {"each further registry entry", (cost[6].seconds - cost[5].seconds) / others, cost[6].megabytes, 0.1, 1.2},
+        {"each further registry entry", (cost[6].seconds - cost[5].seconds) / others, cost[6].megabytes, 0.1, 0.5},
     };
     constexpr long limit_megabytes = 1024;
     int over = 0;
