@@ -39,10 +39,8 @@ public:
         if (entry_->verify != nullptr) {
             try {
                 entry_->verify(ConfigView(config_, options_.base));
-            } catch (const UnsupportedError& error) {   // the method does not know the file
-                throw UnsupportedError(error.what(), {.file = config_path_});
-            } catch (const FormatError& error) {
-                throw FormatError(error.what(), {.file = config_path_});
+            } catch (const FormatError&) {   // the method does not know the file
+                detail::rethrow_about(config_path_);
             }
         }
     }

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -169,12 +168,9 @@ private:
                     values.modules.emplace_back(entry.module, field.value);
                 }
                 for (const DescribedTensor<T>& tensor : part.tensors) {
-                    if (tensor.role == Role::rebuilt) {
-                        if (tensor.of_model) expect_shared(entry.module, tensor);
-                        continue;
-                    }
-                    if (tensor.of_model) append_shared(entry.module, tensor);
-                    else append("base_model.model." + entry.module + "." + tensor.key, tensor);
+                    if (tensor.of_model && !first_of_shared(entry.module, tensor)) continue;
+                    if (tensor.role == Role::rebuilt) continue;
+                    append((tensor.of_model ? "base_model." : "base_model.model." + entry.module + ".") + tensor.key, tensor);
                 }
                 continue;
             }
@@ -187,25 +183,14 @@ private:
         }
     }
 
-    /// A tensor of all modules that the file leaves out is made once on loading, so all must hold the same one.
-    void expect_shared(const std::string& module, const DescribedTensor<T>& tensor) {
-        const auto [at, first] = left_out_.emplace(tensor.key, tensor);
-        if (first || at->second.values == tensor.values) return;
+    /// A tensor of all modules stands in the file once, or is made once on loading, so all must hold the same one. True for the
+    /// first module that has it.
+    bool first_of_shared(const std::string& module, const DescribedTensor<T>& tensor) {
+        const auto [at, first] = shared_.emplace(tensor.key, tensor);
+        if (first || at->second.values == tensor.values) return first;
         const auto one = std::as_bytes(std::as_const(at->second.values->value).flat()), other = std::as_bytes(std::as_const(tensor.values->value).flat());
-        if (at->second.shape == tensor.shape && std::equal(one.begin(), one.end(), other.begin(), other.end())) return;
+        if (at->second.shape == tensor.shape && std::equal(one.begin(), one.end(), other.begin(), other.end())) return false;
         throw OptionError("modules of one file must share this tensor", {.subject = module + ": " + tensor.key, .expected = "one object given to all of them"});
-    }
-
-    /// A tensor of all modules stands in the file once, so all must hold the same one.
-    void append_shared(const std::string& module, const DescribedTensor<T>& tensor) {
-        const std::string name = "base_model." + tensor.key;
-        for (const TensorData& other : tensors_) {
-            if (other.name != name) continue;
-            const auto mine = std::as_bytes(std::as_const(tensor.values->value).flat());
-            if (mine.data() == other.bytes.data() || (mine.size() == other.bytes.size() && std::memcmp(mine.data(), other.bytes.data(), mine.size()) == 0)) return;
-            throw OptionError("modules of one file must share this tensor", {.subject = module + ": " + tensor.key, .expected = "one object given to all of them"});
-        }
-        append(name, tensor);
     }
 
     void append(const std::string& name, const DescribedTensor<T>& tensor) {
@@ -312,7 +297,7 @@ private:
     Value config_;
     std::string type_;
     std::map<std::string, FieldValues> fields_;
-    std::map<std::string, DescribedTensor<T>> left_out_;
+    std::map<std::string, DescribedTensor<T>> shared_;
     std::vector<std::string> modules_;
     std::vector<std::string> targets_;
     std::vector<std::string> saved_in_full_;
